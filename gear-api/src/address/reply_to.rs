@@ -1,0 +1,74 @@
+//! Where the answer to a request goes.
+
+use std::fmt;
+
+use super::{Instance, Service, shown_as_text};
+use crate::Text;
+
+/// Where the answer to a request goes: the name of a queue, as AMQP's `reply-to`.
+///
+/// Gear's own are of two kinds: the reply queue of one instance, and the shared
+/// queue of a service. A foreign program may name any queue of its own.
+///
+/// ```
+/// use gear_api::{ReplyTo, Service};
+///
+/// let web = Service::new("WEB");
+/// assert!(ReplyTo::service(&web).is_gear());
+/// assert!(ReplyTo::queue("WEB.host1:reply.6f").is_gear());
+/// assert!(!ReplyTo::queue("WEB:dead").is_gear());
+/// assert!(!ReplyTo::queue("amq.rabbitmq.reply-to.g1h2").is_gear());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ReplyTo(Text);
+
+const REPLY_INFIX: &str = ":reply.";
+
+impl ReplyTo {
+    /// Any one instance of `service`: its reply handler takes the answer.
+    #[must_use]
+    pub fn service(service: &Service) -> Self {
+        Self(service.text().clone())
+    }
+
+    /// The reply queue `id` of `instance`. For backends, which make the ids:
+    /// `[A-Za-z0-9]`, new for every start, at most 32 characters.
+    #[must_use]
+    pub fn instance(instance: &Instance, id: impl fmt::Display) -> Self {
+        Self(format!("{instance}{REPLY_INFIX}{id}").into())
+    }
+
+    /// The queue of this name, as a request from the wire gives it.
+    #[must_use]
+    pub fn queue(name: impl Into<Text>) -> Self {
+        Self(name.into())
+    }
+
+    /// Whether it is a reply queue or a service, and so is reached through
+    /// `gear.reply`. Anything else is somebody's own queue.
+    #[must_use]
+    pub fn is_gear(&self) -> bool {
+        match self.0.split_once(REPLY_INFIX) {
+            None => self.0.parse::<Service>().is_ok(),
+            Some((instance, id)) => {
+                !id.is_empty()
+                    && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                    && instance.parse::<Instance>().is_ok()
+            }
+        }
+    }
+
+    /// The name of the queue.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of the queue, to keep.
+    #[must_use]
+    pub fn key(&self) -> Text {
+        self.0.clone()
+    }
+}
+
+shown_as_text!(ReplyTo);

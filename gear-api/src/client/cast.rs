@@ -1,0 +1,210 @@
+//! Messages without an answer: casts, events, and requests whose answer goes elsewhere.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use super::{CastError, Client, NotSent, call};
+use crate::{
+    Address, Codec, HeaderValue, Kind, MessageBuilder, Operation, Publish, Route, Text, Topic,
+};
+
+/// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
+#[must_use = "a cast is sent when it is awaited"]
+pub struct Cast {
+    client: Client,
+    to: Destination,
+    /// When to give up waiting for the broker.
+    give_up: Instant,
+    message: Result<MessageBuilder, NotSent>,
+}
+
+enum Destination {
+    Address(Address),
+    Topic(Topic),
+}
+
+impl Cast {
+    fn new<Req, Rep, C: Codec<Req>>(
+        client: &Client,
+        to: Destination,
+        kind: Kind,
+        operation: Operation<Req, Rep, C>,
+        request: &Req,
+    ) -> Self {
+        let core = client.core();
+        let started = Instant::now();
+        let message = call::encode::<Req, C>(core, request).map(|body| {
+            let now = core.clock.timestamp(started);
+            core.message(kind, operation.text(), now, client.parent_message())
+                .id(core.next_id(now))
+                .content_type(C::CONTENT_TYPE)
+                .durable(true)
+                .body(body)
+        });
+        let give_up = client.bound(started + core.settings.send_timeout);
+        Self { client: client.clone(), to, give_up, message }
+    }
+
+    pub(super) fn to_address<Req, Rep, C: Codec<Req>>(
+        client: &Client,
+        to: Address,
+        operation: Operation<Req, Rep, C>,
+        request: &Req,
+    ) -> Self {
+        Self::new(client, Destination::Address(to), Kind::Cast, operation, request)
+    }
+
+    pub(super) fn to_topic<Req, Rep, C: Codec<Req>>(
+        client: &Client,
+        to: Topic,
+        event: Operation<Req, Rep, C>,
+        payload: &Req,
+    ) -> Self {
+        Self::new(client, Destination::Topic(to), Kind::Event, event, payload)
+    }
+
+    pub(super) fn of_request(
+        client: &Client,
+        to: Address,
+        give_up: Instant,
+        message: Result<MessageBuilder, NotSent>,
+    ) -> Self {
+        Self { client: client.clone(), to: Destination::Address(to), give_up, message }
+    }
+
+    /// Sets a header. One that is not allowed makes it end with [`NotSent::Header`].
+    pub fn header(mut self, name: impl Into<Text>, value: impl Into<HeaderValue>) -> Self {
+        call::set_header(&mut self.message, name.into(), value.into());
+        self
+    }
+
+    /// How long to wait for the broker from now on, instead of the client's
+    /// `send_timeout`.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.give_up = self.client.bound(Instant::now() + timeout);
+        self
+    }
+
+    /// The message is of no use after so long, and is then dropped unhandled. By default it
+    /// waits for as long as it takes.
+    pub fn expires(mut self, after: Duration) -> Self {
+        let deadline = self.client.clock().now() + after;
+        self.message = self.message.map(|message| message.deadline(deadline));
+        self
+    }
+
+    /// Whether it survives a restart of the broker. It does by default.
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.message = self.message.map(|message| message.durable(durable));
+        self
+    }
+
+    /// Sends it now; whether it arrived can be awaited later.
+    pub fn send(self) -> Sending {
+        let message = match self.message {
+            Ok(message) => message.build(),
+            Err(why) => return Sending(State::Failed(CastError::NotSent(why))),
+        };
+        let core = self.client.core();
+        if core.pending.is_closed() {
+            return Sending(State::Failed(CastError::Closed));
+        }
+        let (route, group) = match &self.to {
+            Destination::Address(address) => (Route::Address(address), address.is_group()),
+            Destination::Topic(topic) => (Route::Event(topic), true),
+        };
+        let publish = core.transport.send(route, message);
+        Sending(State::Open { publish, group, give_up: self.give_up, timer: None })
+    }
+}
+
+impl IntoFuture for Cast {
+    type Output = Result<(), CastError>;
+    type IntoFuture = Sending;
+
+    fn into_future(self) -> Sending {
+        self.send()
+    }
+}
+
+/// The broker's answer to a message that was sent.
+///
+/// # Cancel safety
+///
+/// Dropping it gives up the answer; the message is not unsent, unless it still waits for
+/// the connection.
+#[must_use = "the broker's answer tells whether the message arrived"]
+pub struct Sending(State);
+
+enum State {
+    Failed(CastError),
+    Open { publish: Publish, group: bool, give_up: Instant, timer: Option<Pin<Box<Sleep>>> },
+    Done,
+}
+
+impl Sending {
+    /// Lets the message go its way without anybody waiting for the broker's answer.
+    pub fn detach(self) {
+        if let State::Open { publish, .. } = self.0 {
+            publish.detach();
+        }
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<(), CastError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = match &mut self.0 {
+            State::Open { publish, group, give_up, timer } => {
+                match Pin::new(&mut *publish).poll(cx) {
+                    Poll::Ready(answer) => {
+                        answer.map_err(|error| CastError::of_publish(error, *group))
+                    }
+                    Poll::Pending => {
+                        let timer = timer
+                            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(*give_up)));
+                        std::task::ready!(timer.as_mut().poll(cx));
+                        let why = Text::from_static("the broker did not answer in time");
+                        Err(if publish.is_handed_over() {
+                            CastError::Unknown(why)
+                        } else {
+                            CastError::NotSent(NotSent::Unavailable(why))
+                        })
+                    }
+                }
+            }
+            State::Failed(_) => match std::mem::replace(&mut self.0, State::Done) {
+                State::Failed(error) => Err(error),
+                _ => Err(CastError::Closed),
+            },
+            // Polled after it ended.
+            State::Done => return Poll::Pending,
+        };
+        self.0 = State::Done;
+        Poll::Ready(result)
+    }
+}
+
+impl fmt::Debug for Cast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = match &self.to {
+            Destination::Address(address) => address.to_string(),
+            Destination::Topic(topic) => topic.to_string(),
+        };
+        f.debug_struct("Cast").field("to", &to).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Sending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sending").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,248 @@
+//! What all clones of a client share.
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::pending::Pending;
+use crate::{
+    Clock, ConsumerEnd, Id, Instance, Kind, Message, MessageBuilder, NotSent, Publish, StartError,
+    Subscription, Text, Timestamp, Transport, message::IdSource, topology::header,
+};
+
+/// How a client behaves where a call says nothing else.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The largest body that is sent, in bytes.
+    pub(crate) max_body_bytes: usize,
+    /// How long a call waits.
+    pub(crate) call_timeout: Duration,
+    /// How long a cast waits for the broker.
+    pub(crate) send_timeout: Duration,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 4 * 1024 * 1024,
+            call_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(30),
+            seed: None,
+        }
+    }
+}
+
+pub(crate) struct Core {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) clock: Clock,
+    pub(crate) instance: Instance,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) settings: Settings,
+    pub(crate) counters: Counters,
+    ids: IdSource,
+}
+
+/// What a node counts. Relaxed: nobody orders anything by them.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) failed: AtomicU64,
+    pub(crate) panicked: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) unknown: AtomicU64,
+    pub(crate) misrouted: AtomicU64,
+    pub(crate) set_aside: AtomicU64,
+    pub(crate) operations: OnceLock<Vec<(Text, Arc<AtomicU64>)>>,
+    pub(crate) unfinished: Mutex<Vec<Unfinished>>,
+}
+
+/// A request whose handler was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unfinished {
+    /// What was asked.
+    pub operation: Text,
+    /// The message's id.
+    pub id: Option<Id>,
+    /// Who asked.
+    pub sender: Text,
+}
+
+/// What a node has done since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Messages that came for each operation, in the order of registration.
+    pub operations: Vec<(Text, u64)>,
+    /// Handlers that returned a fault.
+    pub failed: u64,
+    /// Handlers that panicked.
+    pub panicked: u64,
+    /// Requests that came after their deadline, and were dropped unhandled.
+    pub expired: u64,
+    /// Messages for an operation that nobody here handles.
+    pub unknown: u64,
+    /// Messages whose key did not concern the queue they came by.
+    pub misrouted: u64,
+    /// Casts and events that failed, and were set aside in `SERVICE:dead`.
+    pub set_aside: u64,
+    /// Replies that came when nobody waited for them any more.
+    pub late_replies: u64,
+    /// Calls that wait for an answer now.
+    pub open_calls: usize,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Core {
+    /// Starts to listen for replies, and the task that keeps the deadlines.
+    pub(crate) async fn start(
+        transport: Arc<dyn Transport>,
+        instance: Instance,
+        settings: Settings,
+    ) -> Result<Arc<Self>, StartError> {
+        let pending = Arc::new(Pending::default());
+        let replies = Subscription::Replies {
+            instance: instance.clone(),
+            sink: Arc::<Pending>::clone(&pending),
+        };
+        let consumer = transport.subscribe(replies.clone()).await?;
+        tokio::spawn(keep(Arc::clone(&pending), Arc::clone(&transport), replies, consumer));
+        Ok(Arc::new(Self {
+            clock: transport.clock(),
+            ids: IdSource::new(settings.seed.unwrap_or_else(|| transport.seed())),
+            transport,
+            instance,
+            pending,
+            settings,
+            counters: Counters::default(),
+        }))
+    }
+
+    pub(crate) fn next_id(&self, now: Timestamp) -> Id {
+        self.ids.next(now)
+    }
+
+    /// A message from here without an id yet, part of the request `parent` if there is one.
+    pub(crate) fn message(
+        &self,
+        kind: Kind,
+        operation: Text,
+        now: Timestamp,
+        parent: Option<&Message>,
+    ) -> MessageBuilder {
+        let mut message =
+            Message::builder(kind, operation).sender(self.instance.text().clone()).sent_at(now);
+        if let Some(parent) = parent {
+            for name in [header::TRACEPARENT, header::TRACESTATE] {
+                if let Some(value) = parent.headers().get(name) {
+                    let name = Text::from_static(name);
+                    // It fitted the parent, where it was among more.
+                    let _ = message.headers_mut().insert_reserved(name, value.clone());
+                }
+            }
+        }
+        message
+    }
+
+    pub(crate) fn check_body(&self, bytes: usize) -> Result<(), NotSent> {
+        let limit = self.settings.max_body_bytes;
+        if bytes > limit { Err(NotSent::TooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    /// Puts a message where the operator finds it, with the reason.
+    pub(crate) fn set_aside(&self, message: &Message, queue: &Text, reason: &str) -> Publish {
+        count(&self.counters.set_aside);
+        let mut copy = message.to_builder();
+        let reason: String = reason.chars().take(1024).collect();
+        for (name, value) in
+            [(header::DEAD_REASON, Text::from(reason)), (header::DEAD_QUEUE, queue.clone())]
+        {
+            // Headers that are full already lose the note, not the message.
+            let _ = copy.headers_mut().insert_reserved(Text::from_static(name), value.into());
+        }
+        let copy = copy.durable(true).deadline(None).build();
+        self.transport.send(crate::Route::Dead(self.instance.service()), copy)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let operations = counters.operations.get().into_iter().flatten();
+        Stats {
+            operations: operations.map(|(name, n)| (name.clone(), get(n))).collect(),
+            failed: get(&counters.failed),
+            panicked: get(&counters.panicked),
+            expired: get(&counters.expired),
+            unknown: get(&counters.unknown),
+            misrouted: get(&counters.misrouted),
+            set_aside: get(&counters.set_aside),
+            late_replies: self.pending.late(),
+            open_calls: self.pending.len(),
+        }
+    }
+
+    pub(crate) fn unfinished(&self) -> Vec<Unfinished> {
+        std::mem::take(&mut self.counters.unfinished.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn note_unfinished(&self, message: &Message) {
+        let unfinished = Unfinished {
+            operation: message.operation().clone(),
+            id: message.id().cloned(),
+            sender: message.sender().clone(),
+        };
+        let mut list = self.counters.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(unfinished);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.pending.close();
+    }
+}
+
+/// How long to wait before subscribing again after the broker ended a consumer.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Keeps the deadlines and the reply queue of one client, until it is closed.
+async fn keep(
+    pending: Arc<Pending>,
+    transport: Arc<dyn Transport>,
+    replies: Subscription,
+    mut consumer: crate::Consumer,
+) {
+    let deadlines = pending.watch_deadlines();
+    let listening = async {
+        loop {
+            while consumer.next().await.is_some() {}
+            match consumer.end() {
+                Some(ConsumerEnd::Broker(why)) => {
+                    tracing::warn!(%why, "the reply queue was lost; declaring it again");
+                    match transport.subscribe(replies.clone()).await {
+                        Ok(again) => consumer = again,
+                        Err(crate::SubscribeError::Closed) => break,
+                        Err(_) => tokio::time::sleep_until(Instant::now() + SUBSCRIBE_AGAIN).await,
+                    }
+                }
+                _ => break,
+            }
+        }
+        // Without a connection no answer can come any more.
+        pending.close();
+    };
+    tokio::select! {
+        biased;
+        () = deadlines => {}
+        () = listening => {}
+    }
+}

@@ -1,0 +1,231 @@
+//! The outcomes of calls and casts that are not success.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{CodecError, HeaderError, Message, PublishError, SubscribeError, Text};
+
+/// Whether asking again makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing was done, or the service says that asking again is fine.
+    Safe,
+    /// Nobody knows whether it was done: only where doing it twice does no harm.
+    IfIdempotent,
+    /// The same again would end the same.
+    Useless,
+}
+
+/// How a call ended, other than with a reply. A call has exactly one outcome, at the
+/// latest at its deadline.
+///
+/// | outcome | was it done? | [`retry`](Self::retry) |
+/// |---|---|---|
+/// | [`Remote`](Self::Remote) | the service says | as it says |
+/// | [`NotRouted`](Self::NotRouted) | no | safe |
+/// | [`NotSent`](Self::NotSent) | no | safe, or useless where the request itself is at fault |
+/// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
+/// | [`ReplyNotDecodable`](Self::ReplyNotDecodable) | yes | useless |
+/// | [`Closed`](Self::Closed) | unknown | if idempotent |
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The service answered that it failed.
+    #[error(transparent)]
+    Remote(RemoteError),
+    /// There is no such service or instance.
+    #[error("nobody is there: no such service or instance")]
+    NotRouted,
+    /// The request never left.
+    #[error("the request was not sent: {0}")]
+    NotSent(#[source] NotSent),
+    /// No answer came in time. The request may have been handled, or still be.
+    #[error("no answer came before the deadline")]
+    DeadlinePassed,
+    /// An answer came, and is not what the operation says.
+    #[error("the reply could not be decoded: {0}")]
+    ReplyNotDecodable(#[source] CodecError),
+    /// The client was closed while the call was open, or before.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl CallError {
+    /// Whether asking again makes sense.
+    ///
+    /// ```
+    /// use gear_api::{CallError, Operation, Retry};
+    ///
+    /// fn again<Req, Rep>(error: &CallError, operation: &Operation<Req, Rep>) -> bool {
+    ///     match error.retry() {
+    ///         Retry::Safe => true,
+    ///         Retry::IfIdempotent => operation.is_idempotent(),
+    ///         Retry::Useless => false,
+    ///     }
+    /// }
+    /// # let _ = again::<(), ()>;
+    /// ```
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Remote(error) if error.retryable => Retry::Safe,
+            Self::Remote(_) | Self::ReplyNotDecodable(_) => Retry::Useless,
+            Self::NotRouted => Retry::Safe,
+            Self::NotSent(why) => why.retry(),
+            Self::DeadlinePassed | Self::Closed => Retry::IfIdempotent,
+        }
+    }
+
+    /// The code of a failure that the service reported.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Remote(error) => Some(&error.code),
+            _ => None,
+        }
+    }
+}
+
+/// How a cast or an event ended, other than confirmed by the broker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CastError {
+    /// There is no such service or instance.
+    #[error("nobody is there: no such service or instance")]
+    NotRouted,
+    /// The message never left.
+    #[error("the message was not sent: {0}")]
+    NotSent(#[source] NotSent),
+    /// The broker's answer was lost, or one of several queues refused the message. It may
+    /// have arrived.
+    #[error("nobody knows whether the message arrived: {0}")]
+    Unknown(Text),
+    /// The client is closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl CastError {
+    /// Whether sending it again makes sense.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NotRouted => Retry::Safe,
+            Self::NotSent(why) => why.retry(),
+            Self::Unknown(_) => Retry::IfIdempotent,
+            Self::Closed => Retry::Useless,
+        }
+    }
+
+    pub(crate) fn of_publish(error: PublishError, group: bool) -> Self {
+        match error {
+            PublishError::NotRouted => Self::NotRouted,
+            PublishError::Refused(why) if group => Self::Unknown(why),
+            PublishError::Refused(why) => Self::NotSent(NotSent::Refused(why)),
+            PublishError::NotSent(why) => Self::NotSent(NotSent::Unavailable(why)),
+            PublishError::Unknown(why) => Self::Unknown(why),
+            PublishError::TooLarge { bytes, limit } => {
+                Self::NotSent(NotSent::TooLarge { bytes, limit })
+            }
+            PublishError::Unsupported(what) => Self::NotSent(NotSent::Unsupported(what)),
+            PublishError::Closed => Self::Closed,
+        }
+    }
+}
+
+/// Why a message never left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotSent {
+    /// A header is not allowed.
+    #[error(transparent)]
+    Header(HeaderError),
+    /// The codec has no form for the value.
+    #[error("the body could not be encoded: {0}")]
+    Encode(#[source] CodecError),
+    /// The body is larger than the limit of the client or of the broker.
+    #[error("a body of {bytes} bytes; the limit is {limit}")]
+    TooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The broker refused it, e.g. because the queue is full.
+    #[error("the broker refused it: {0}")]
+    Refused(Text),
+    /// The connection was down, or the broker took no messages, until the deadline.
+    #[error("{0}")]
+    Unavailable(Text),
+    /// The backend does not do this.
+    #[error("this backend has no {0}")]
+    Unsupported(&'static str),
+}
+
+impl NotSent {
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Refused(_) | Self::Unavailable(_) => Retry::Safe,
+            Self::Header(_) | Self::Encode(_) | Self::TooLarge { .. } | Self::Unsupported(_) => {
+                Retry::Useless
+            }
+        }
+    }
+}
+
+/// Why a client or a node could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A subscription was refused; [`SubscribeError::NameInUse`] among the reasons.
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeError),
+    /// Two handlers for one operation, or two for one event in a group.
+    #[error("there are two handlers for {0:?}")]
+    TwoHandlers(String),
+    /// The name of an event group makes no queue name.
+    #[error(transparent)]
+    Name(#[from] crate::NameError),
+}
+
+/// A failure that a service reported: what its [`Fault`](crate::Fault) chose to show.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
+#[error("{code}: {message}")]
+#[non_exhaustive]
+pub struct RemoteError {
+    /// A stable word for programs; Gear's own are in [`code`](crate::code).
+    #[serde(default)]
+    pub code: String,
+    /// For people.
+    #[serde(default)]
+    pub message: String,
+    /// Whether asking again makes sense.
+    #[serde(default)]
+    pub retryable: bool,
+    /// Whatever else the service wants to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<serde_json::Value>,
+}
+
+impl RemoteError {
+    pub(crate) const CONTENT_TYPE: Text = Text::from_static("application/json");
+
+    pub(crate) fn new(code: &str, message: impl Into<String>, retryable: bool) -> Self {
+        Self { code: code.to_owned(), message: message.into(), retryable, details: None }
+    }
+
+    /// Reads a reply: its failure, if it reports one.
+    pub(crate) fn of_reply(reply: &Message) -> Option<Self> {
+        let code = reply.error()?;
+        // The header says that it failed, whatever the body says.
+        Some(match serde_json::from_slice::<Self>(reply.body()) {
+            Ok(error) => Self { code: code.to_string(), ..error },
+            Err(_) => Self::new(code, String::from_utf8_lossy(reply.body()), false),
+        })
+    }
+
+    pub(crate) fn to_body(&self) -> Bytes {
+        // Strings, a bool and a JSON value always have a form.
+        serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
+    }
+}

@@ -1,0 +1,223 @@
+//! One request to many, with an answer from each.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    CallError, CastError, Client, Core,
+    call::{self, Request},
+    pending::Waiter,
+};
+use crate::{Address, Codec, HeaderValue, Id, Instance, Message, Operation, Publish, Text};
+
+/// A request to many that is not sent yet: awaiting it sends it.
+///
+/// ```
+/// use gear_api::{Client, Context, Node, Operation, Service};
+/// use gear_memory::MemoryBroker;
+/// use std::{sync::Arc, time::Duration};
+///
+/// const REPO: Service = Service::new("REPO");
+/// const SIZE: Operation<(), u64> = Operation::new("size");
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = MemoryBroker::new();
+/// let mut nodes = Vec::new();
+/// for (host, size) in [("host1", 10), ("host2", 20)] {
+///     let node = Node::builder(broker.connect(), REPO.at(host)?)
+///         .state(size)
+///         .on(SIZE, async |size: Arc<u64>, _: Context, ()| Ok(*size));
+///     nodes.push(node.start().await?);
+/// }
+///
+/// let client = Client::builder(broker.connect(), "CLI.laptop".parse()?).start().await?;
+/// let absent = REPO.at("host3")?;
+/// let mut answers = client
+///     .gather(REPO.all(), SIZE, &())
+///     .expect([REPO.at("host1")?, REPO.at("host2")?, absent.clone()])
+///     .timeout(Duration::from_secs(1))
+///     .await?;
+/// let mut total = 0;
+/// while let Some(answer) = answers.next().await {
+///     total += answer.result?;
+/// }
+/// assert_eq!(total, 30);
+/// assert!(answers.missing().eq([&absent]));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a gather is sent when it is awaited"]
+pub struct Gather<Rep, C> {
+    request: Request,
+    expected: BTreeSet<Instance>,
+    reply: PhantomData<fn(C) -> Rep>,
+}
+
+impl<Rep, C: Codec<Rep>> Gather<Rep, C> {
+    pub(super) fn new<Req>(
+        client: &Client,
+        to: Address,
+        operation: Operation<Req, Rep, C>,
+        request: &Req,
+    ) -> Self
+    where
+        C: Codec<Req>,
+    {
+        let request = Request::new(client, to, operation, request);
+        Self { request, expected: BTreeSet::new(), reply: PhantomData }
+    }
+
+    /// Names instances that are to answer. When all of them have, the stream ends;
+    /// otherwise it ends at the deadline and [`Answers::missing`] names the others.
+    pub fn expect(mut self, instances: impl IntoIterator<Item = Instance>) -> Self {
+        self.expected.extend(instances);
+        self
+    }
+
+    /// How long to wait for answers, from when the gather was made.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.request.timeout(timeout);
+        self
+    }
+
+    /// Sets a header. One that is not allowed makes it end with
+    /// [`NotSent::Header`](super::NotSent::Header).
+    pub fn header(mut self, name: impl Into<Text>, value: impl Into<HeaderValue>) -> Self {
+        self.request.header(name.into(), value.into());
+        self
+    }
+}
+
+impl<Rep: 'static, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
+    type Output = Result<Answers<Rep, C>, CallError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let deadline = self.request.deadline;
+        let expected = self.expected;
+        let sent = self.request.send(Waiter::Many(sender));
+        Box::pin(async move {
+            let (core, id, publish) = sent?;
+            let mut answers = Answers {
+                core,
+                id,
+                receiver,
+                expects: !expected.is_empty(),
+                missing: expected,
+                answered: BTreeSet::new(),
+                reply: PhantomData,
+            };
+            answers.confirmed(publish, deadline).await?;
+            Ok(answers)
+        })
+    }
+}
+
+/// One answer of a gather.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Answer<Rep> {
+    /// Who answered; none if it did not say.
+    pub from: Option<Instance>,
+    /// What: [`CallError::Remote`] and [`CallError::ReplyNotDecodable`] are the errors.
+    pub result: Result<Rep, CallError>,
+}
+
+/// The answers of a gather, as they come: a stream. Ends when all that were expected have
+/// answered, or at the deadline. An instance that answers twice is heard once.
+pub struct Answers<Rep, C> {
+    core: Arc<Core>,
+    id: Id,
+    receiver: mpsc::UnboundedReceiver<Message>,
+    expects: bool,
+    missing: BTreeSet<Instance>,
+    answered: BTreeSet<Instance>,
+    reply: PhantomData<fn(C) -> Rep>,
+}
+
+impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
+    async fn confirmed(&mut self, publish: Publish, deadline: Instant) -> Result<(), CallError> {
+        let Ok(answer) = tokio::time::timeout_at(deadline, publish).await else {
+            return Err(CallError::DeadlinePassed);
+        };
+        match answer.map_err(|error| CastError::of_publish(error, true)) {
+            // Some may have it all the same.
+            Ok(()) | Err(CastError::Unknown(_)) => Ok(()),
+            Err(CastError::NotRouted) => Err(CallError::NotRouted),
+            Err(CastError::NotSent(why)) => Err(CallError::NotSent(why)),
+            Err(CastError::Closed) => Err(CallError::Closed),
+        }
+    }
+
+    /// The next answer; none at the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, no answer is lost.
+    pub async fn next(&mut self) -> Option<Answer<Rep>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The expected instances that have not answered, so far.
+    pub fn missing(&self) -> impl ExactSizeIterator<Item = &Instance> {
+        self.missing.iter()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
+        loop {
+            if self.expects && self.missing.is_empty() {
+                return Poll::Ready(None);
+            }
+            let Some(reply) = std::task::ready!(self.receiver.poll_recv(cx)) else {
+                return Poll::Ready(None);
+            };
+            let from: Option<Instance> = reply.sender().parse().ok();
+            if let Some(instance) = &from {
+                if !self.answered.insert(instance.clone()) {
+                    continue;
+                }
+                self.missing.remove(instance);
+            }
+            return Poll::Ready(Some(Answer { from, result: call::read::<Rep, C>(&reply) }));
+        }
+    }
+}
+
+impl<Rep, C: Codec<Rep>> Stream for Answers<Rep, C> {
+    type Item = Answer<Rep>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
+        self.poll(cx)
+    }
+}
+
+impl<Rep, C> Drop for Answers<Rep, C> {
+    fn drop(&mut self) {
+        self.core.pending.remove(&self.id);
+    }
+}
+
+impl<Rep, C> fmt::Debug for Gather<Rep, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gather").field("to", &self.request.to).finish_non_exhaustive()
+    }
+}
+
+impl<Rep, C> fmt::Debug for Answers<Rep, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers").field("missing", &self.missing).finish_non_exhaustive()
+    }
+}

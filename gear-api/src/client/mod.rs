@@ -1,0 +1,250 @@
+//! The talking side: [`Client`], its calls, casts, gathers and taps.
+
+mod call;
+mod cast;
+mod core;
+mod error;
+mod gather;
+mod pending;
+mod tap;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+pub(crate) use self::core::{Core, Settings, count};
+pub use self::{
+    call::{Call, Response},
+    cast::{Cast, Sending},
+    core::{Stats, Unfinished},
+    error::{CallError, CastError, NotSent, RemoteError, Retry, StartError},
+    gather::{Answer, Answers, Gather},
+    tap::{Tap, Tapped},
+};
+use crate::{
+    Address, Clock, Codec, Feed, Instance, Message, Operation, Pattern, Status, SubscribeError,
+    Topic, Transport,
+};
+
+/// Talks to services. Cheap to clone; what handlers hold, and programs that only ask.
+///
+/// ```
+/// use gear_api::{Client, Context, Fault, Node, Operation, Service};
+/// use gear_memory::MemoryBroker;
+/// use std::{sync::Arc, time::Duration};
+///
+/// const CTRL: Service = Service::new("CTRL");
+/// const DOUBLE: Operation<u64, u64> = Operation::new("double");
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = MemoryBroker::new();
+/// let node = Node::builder(broker.connect(), CTRL.at("host1")?)
+///     .on(DOUBLE, async |_: Arc<()>, _: Context, n: u64| Ok(n * 2))
+///     .start()
+///     .await?;
+///
+/// let client = Client::builder(broker.connect(), "CLI.laptop".parse()?).start().await?;
+/// assert_eq!(client.call(CTRL, DOUBLE, &21).await?, 42);
+/// assert_eq!(client.call(CTRL, DOUBLE, &4).timeout(Duration::from_secs(2)).await?, 8);
+/// # drop(node);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    core: Arc<Core>,
+    /// The request that a handler's client works for: its deadline bounds every call, its
+    /// trace goes on.
+    parent: Option<Parent>,
+}
+
+#[derive(Clone)]
+struct Parent {
+    message: Message,
+    deadline: Option<Instant>,
+}
+
+/// Settings of a [`Client`] that is not a node.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct ClientBuilder {
+    transport: Arc<dyn Transport>,
+    instance: Instance,
+    settings: Settings,
+}
+
+impl ClientBuilder {
+    /// How long a call waits, if neither it nor its operation says. 30 s by default.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.call_timeout = timeout;
+        self
+    }
+
+    /// How long a cast waits for the broker. 30 s by default.
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.send_timeout = timeout;
+        self
+    }
+
+    /// The largest body that is sent, in bytes. 4 MiB by default.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// Where ids come from, instead of the transport's seed.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = Some(seed);
+        self
+    }
+
+    /// Starts to listen for replies.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Subscribe`] if the broker refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing remains but perhaps a queue that goes by itself.
+    pub async fn start(self) -> Result<Client, StartError> {
+        Core::start(self.transport, self.instance, self.settings).await.map(Client::of_core)
+    }
+}
+
+impl Client {
+    /// A client that calls itself `instance` and serves nothing. Several may share a name.
+    pub fn builder(transport: impl Into<Arc<dyn Transport>>, instance: Instance) -> ClientBuilder {
+        ClientBuilder { transport: transport.into(), instance, settings: Settings::default() }
+    }
+
+    pub(crate) fn of_core(core: Arc<Core>) -> Self {
+        Self { core, parent: None }
+    }
+
+    pub(crate) fn for_request(
+        core: Arc<Core>,
+        message: Message,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self { core, parent: Some(Parent { message, deadline }) }
+    }
+
+    /// Asks `to`, and waits for the answer when it is awaited.
+    ///
+    /// The time for it runs from now: connecting, confirming, queueing, handling and
+    /// replying. A call to a group ([`Address::Multicast`], [`Address::Broadcast`]) takes the
+    /// first answer; to get all, [`gather`](Self::gather).
+    pub fn call<Req, Rep, C: Codec<Req> + Codec<Rep>>(
+        &self,
+        to: impl Into<Address>,
+        operation: Operation<Req, Rep, C>,
+        request: &Req,
+    ) -> Call<Rep, C> {
+        Call::new(self, to.into(), operation, request)
+    }
+
+    /// Tells `to`, which may be a group. Awaiting it waits until the broker has it.
+    pub fn cast<Req, Rep, C: Codec<Req>>(
+        &self,
+        to: impl Into<Address>,
+        operation: Operation<Req, Rep, C>,
+        request: &Req,
+    ) -> Cast {
+        Cast::to_address(self, to.into(), operation, request)
+    }
+
+    /// Publishes an event: every group with a pattern that matches gets one copy. Awaiting
+    /// it waits until the broker has it; that nobody is interested is no error.
+    pub fn publish<Req, Rep, C: Codec<Req>>(
+        &self,
+        topic: impl Into<Topic>,
+        event: Operation<Req, Rep, C>,
+        payload: &Req,
+    ) -> Cast {
+        Cast::to_topic(self, topic.into(), event, payload)
+    }
+
+    /// Asks all of a group, and takes the answers as they come.
+    pub fn gather<Req, Rep, C: Codec<Req> + Codec<Rep>>(
+        &self,
+        to: impl Into<Address>,
+        operation: Operation<Req, Rep, C>,
+        request: &Req,
+    ) -> Gather<Rep, C> {
+        Gather::new(self, to.into(), operation, request)
+    }
+
+    /// Watches what passes under the keys that `pattern` matches. Takes nothing away from
+    /// anybody, but while a tap for `#` exists, no address counts as without anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] if the broker refuses or the backend has no taps.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, no tap remains.
+    pub async fn tap(&self, feed: Feed, pattern: Pattern) -> Result<Tap, SubscribeError> {
+        Tap::open(&self.core, feed, pattern).await
+    }
+
+    /// Who this client is.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.core.instance
+    }
+
+    /// Whether the connection is usable, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.core.transport.status()
+    }
+
+    /// Where the time comes from.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.core.clock
+    }
+
+    /// What it, or the node that it belongs to, has done.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// Closes the client and its connection: open calls end with [`CallError::Closed`].
+    ///
+    /// The client of a node ends with the node; see [`Node::shutdown`](crate::Node::shutdown).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the closing may be incomplete; call it again.
+    pub async fn close(&self) {
+        self.core.pending.close();
+        self.core.transport.close().await;
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    fn parent_message(&self) -> Option<&Message> {
+        self.parent.as_ref().map(|parent| &parent.message)
+    }
+
+    /// `wanted`, or when the request that this works for ends.
+    fn bound(&self, wanted: Instant) -> Instant {
+        match self.parent.as_ref().and_then(|parent| parent.deadline) {
+            Some(limit) => limit.min(wanted),
+            None => wanted,
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("instance", &self.core.instance).finish_non_exhaustive()
+    }
+}

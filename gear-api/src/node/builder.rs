@@ -1,0 +1,323 @@
+//! Putting a node together.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tower_layer::Layer;
+use tower_service::Service as TowerService;
+
+use super::{
+    BoxError, Context, Fault, HandlerService, Node, Reply, Request,
+    dispatch::{Dispatcher, EventHandler, Operations, Registered, Role},
+    handler::{self, Handler, Typed, Wrap},
+};
+use crate::{
+    Client, Codec, EventGroup, Instance, Operation, Pattern, RemoteError, StartError, Text,
+    Transport,
+    client::{Core, Settings},
+};
+
+/// Puts a [`Node`] together: its state, its handlers, its limits.
+///
+/// Give the state before the handlers, and a layer before the handlers that it is for.
+#[must_use = "a builder does nothing until `start`"]
+pub struct NodeBuilder<S> {
+    transport: Arc<dyn Transport>,
+    instance: Instance,
+    state: Arc<S>,
+    settings: Settings,
+    concurrency: u16,
+    layers: Vec<Wrap>,
+    operations: Operations,
+    events: Vec<(String, EventHandler)>,
+    counts: Vec<(Text, Arc<AtomicU64>)>,
+    error: Option<StartError>,
+}
+
+impl NodeBuilder<()> {
+    pub(super) fn new(transport: Arc<dyn Transport>, instance: Instance) -> Self {
+        Self {
+            transport,
+            instance,
+            state: Arc::new(()),
+            settings: Settings::default(),
+            concurrency: 64,
+            layers: Vec::new(),
+            operations: Operations::default(),
+            events: Vec::new(),
+            counts: Vec::new(),
+            error: None,
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> NodeBuilder<S> {
+    /// What the handlers that follow share.
+    pub fn state<T: Send + Sync + 'static>(self, state: impl Into<Arc<T>>) -> NodeBuilder<T> {
+        NodeBuilder {
+            transport: self.transport,
+            instance: self.instance,
+            state: state.into(),
+            settings: self.settings,
+            concurrency: self.concurrency,
+            layers: self.layers,
+            operations: self.operations,
+            events: self.events,
+            counts: self.counts,
+            error: self.error,
+        }
+    }
+
+    /// Handles calls and casts of `operation`.
+    ///
+    /// Each runs in a task of its own, at most [`concurrency`](Self::concurrency) at a time.
+    /// What it returns answers a call; a cast that fails is set aside in `SERVICE:dead`.
+    pub fn on<Req, Rep, C, F, Fut>(mut self, operation: Operation<Req, Rep, C>, handler: F) -> Self
+    where
+        Req: Send + 'static,
+        Rep: Send + 'static,
+        C: Codec<Req> + Codec<Rep>,
+        F: Fn(Arc<S>, Context, Req) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Rep, Fault>> + Send + 'static,
+    {
+        let registered = self.register(
+            operation.text(),
+            Typed {
+                state: Arc::clone(&self.state),
+                function: handler,
+                decode: handler::decode_request::<Req, C>,
+                encode: handler::encode_reply::<Rep, C>,
+            },
+        );
+        let slot = self.operations.requests.entry(operation.name());
+        Self::occupy(&mut self.error, slot, registered);
+        self
+    }
+
+    /// Takes the answers to calls of `operation` that were sent with
+    /// [`Call::reply_to`](crate::Call::reply_to): any instance of the service may get them.
+    pub fn on_reply<Req, Rep, C, F, Fut>(
+        mut self,
+        operation: Operation<Req, Rep, C>,
+        handler: F,
+    ) -> Self
+    where
+        Req: 'static,
+        Rep: Send + 'static,
+        C: Codec<Rep>,
+        F: Fn(Arc<S>, Context, Result<Rep, RemoteError>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let registered = self.register(
+            format!("{}:reply", operation.name()).into(),
+            Typed {
+                state: Arc::clone(&self.state),
+                function: handler,
+                decode: handler::decode_reply::<Rep, C>,
+                encode: handler::no_reply,
+            },
+        );
+        let slot = self.operations.replies.entry(operation.name());
+        Self::occupy(&mut self.error, slot, registered);
+        self
+    }
+
+    /// Handles the events under `pattern` that are of this kind.
+    ///
+    /// The instances of the service that name the same `group` share its events: each goes to
+    /// one of them. A group has one queue, whatever its patterns.
+    pub fn on_event<Req, Rep, C, F, Fut>(
+        mut self,
+        group: &str,
+        pattern: Pattern,
+        event: Operation<Req, Rep, C>,
+        handler: F,
+    ) -> Self
+    where
+        Req: Send + 'static,
+        Rep: 'static,
+        C: Codec<Req>,
+        F: Fn(Arc<S>, Context, Req) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let registered = self.register(
+            event.text(),
+            Typed {
+                state: Arc::clone(&self.state),
+                function: handler,
+                decode: handler::decode_request::<Req, C>,
+                encode: handler::no_reply,
+            },
+        );
+        let twice = self.events.iter().any(|(other, handler)| {
+            other == group && handler.event == event.name() && handler.pattern == pattern
+        });
+        if twice {
+            self.error.get_or_insert(StartError::TwoHandlers(event.name().to_owned()));
+        }
+        let handler = EventHandler { pattern, event: event.name(), registered };
+        self.events.push((group.to_owned(), handler));
+        self
+    }
+
+    /// Puts a tower layer around the handlers that follow; the first layer is outermost.
+    ///
+    /// The error of a timeout becomes [`code::TIMEOUT`](crate::code::TIMEOUT), that of load
+    /// shedding [`code::OVERLOADED`](crate::code::OVERLOADED) (feature `tower`).
+    ///
+    /// ```
+    /// use gear_api::{Context, Node, Operation, Service};
+    /// use gear_memory::MemoryBroker;
+    /// use std::{sync::Arc, time::Duration};
+    /// use tower::timeout::TimeoutLayer;
+    ///
+    /// const CTRL: Service = Service::new("CTRL");
+    /// const PARSE: Operation<String, usize> = Operation::new("parse");
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let node = Node::builder(MemoryBroker::new().connect(), CTRL.at("host1")?)
+    ///     .layer(TimeoutLayer::new(Duration::from_secs(1)))
+    ///     .on(PARSE, async |_: Arc<()>, _: Context, text: String| Ok(text.len()))
+    ///     .start()
+    ///     .await?;
+    /// # drop(node);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<HandlerService> + Send + Sync + 'static,
+        L::Service: TowerService<Request, Response = Reply> + Clone + Send + 'static,
+        <L::Service as TowerService<Request>>::Error: Into<BoxError> + Send,
+        <L::Service as TowerService<Request>>::Future: Send,
+    {
+        self.layers.push(handler::wrap(layer));
+        self
+    }
+
+    /// How many requests of one queue are handled at a time; also the prefetch. 64 by
+    /// default, 1 or more. The service's queue, the instance's and each event group's count
+    /// by themselves.
+    pub fn concurrency(mut self, requests: u16) -> Self {
+        self.concurrency = requests.max(1);
+        self
+    }
+
+    /// How long a call of this node waits, if neither it nor its operation says. 30 s by
+    /// default.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.call_timeout = timeout;
+        self
+    }
+
+    /// How long a cast of this node waits for the broker. 30 s by default.
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.send_timeout = timeout;
+        self
+    }
+
+    /// The largest body that is sent, in bytes: requests and replies. 4 MiB by default.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// Where ids come from, instead of the transport's seed.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = Some(seed);
+        self
+    }
+
+    fn register(&mut self, name: Text, handler: impl Handler + 'static) -> Registered {
+        let plain: Arc<dyn Handler> = Arc::new(handler);
+        let handler = self.layers.iter().rev().fold(plain, |inner, layer| layer(inner));
+        let count = Arc::new(AtomicU64::new(0));
+        self.counts.push((name, Arc::clone(&count)));
+        Registered { handler, count }
+    }
+
+    fn occupy(
+        error: &mut Option<StartError>,
+        slot: Entry<'_, &'static str, Registered>,
+        registered: Registered,
+    ) {
+        match slot {
+            Entry::Vacant(slot) => drop(slot.insert(registered)),
+            Entry::Occupied(slot) => {
+                error.get_or_insert(StartError::TwoHandlers((*slot.key()).to_owned()));
+            }
+        }
+    }
+
+    /// Joins: takes the instance's name, and begins to serve.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::NameInUse`](crate::SubscribeError::NameInUse) if another node has
+    /// the name; [`StartError`] for handlers that contradict each other.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the node has not joined.
+    pub async fn start(self) -> Result<Node, StartError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let service = self.instance.service().clone();
+        let operations = Arc::new(self.operations);
+        let mut groups: HashMap<EventGroup, Vec<EventHandler>> = HashMap::new();
+        let mut group_order = Vec::new();
+        for (name, handler) in self.events {
+            let group = EventGroup::new(service.clone(), &name)?;
+            match groups.entry(group) {
+                Entry::Occupied(mut handlers) => handlers.get_mut().push(handler),
+                Entry::Vacant(slot) => {
+                    group_order.push(slot.key().clone());
+                    slot.insert(vec![handler]);
+                }
+            }
+        }
+
+        let core = Core::start(self.transport, self.instance.clone(), self.settings).await?;
+        // Nobody else has it yet, so it is empty.
+        let _ = core.counters.operations.set(self.counts);
+
+        // The name first: a second node under it must not take anything from the queues. The
+        // shared queue last, when everything that its handlers may need is there.
+        let mut roles = vec![Role::Instance(self.instance, Arc::clone(&operations))];
+        for group in group_order {
+            if let Some(handlers) = groups.remove(&group) {
+                roles.push(Role::Events(group, handlers));
+            }
+        }
+        roles.push(Role::Service(service, operations));
+
+        let (stop, stopped) = watch::channel(None);
+        let mut dispatchers = Vec::new();
+        for role in roles {
+            let subscription = role.subscription(self.concurrency);
+            let consumer = core.transport.subscribe(subscription).await?;
+            dispatchers.push(Dispatcher {
+                core: Arc::clone(&core),
+                role,
+                consumer,
+                prefetch: self.concurrency,
+                stop: stopped.clone(),
+            });
+        }
+        let tasks = dispatchers.into_iter().map(|d| tokio::spawn(d.run())).collect();
+        Ok(Node::new(Client::of_core(core), stop, tasks))
+    }
+}
+
+impl<S> std::fmt::Debug for NodeBuilder<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}

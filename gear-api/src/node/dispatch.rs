@@ -1,0 +1,221 @@
+//! From the consumers of a node to its handlers.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+
+use super::{Context, handler::Handler, job::Job};
+use crate::{
+    Address, Consumer, ConsumerEnd, Delivery, EventGroup, Instance, Kind, Pattern, Service,
+    SubscribeError, Subscription, Text,
+    client::{Core, count},
+};
+
+/// A handler with the number of messages that came for it.
+#[derive(Clone)]
+pub(super) struct Registered {
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) count: Arc<AtomicU64>,
+}
+
+/// The handlers of the service: requests by operation, and replies.
+#[derive(Default)]
+pub(super) struct Operations {
+    pub(super) requests: HashMap<&'static str, Registered>,
+    pub(super) replies: HashMap<&'static str, Registered>,
+}
+
+/// A handler for events that match a pattern.
+pub(super) struct EventHandler {
+    pub(super) pattern: Pattern,
+    pub(super) event: &'static str,
+    pub(super) registered: Registered,
+}
+
+/// What a consumer serves.
+pub(super) enum Role {
+    Service(Service, Arc<Operations>),
+    Instance(Instance, Arc<Operations>),
+    Events(EventGroup, Vec<EventHandler>),
+}
+
+impl Role {
+    pub(super) fn subscription(&self, prefetch: u16) -> Subscription {
+        match self {
+            Self::Service(service, _) => {
+                Subscription::Service { service: service.clone(), prefetch }
+            }
+            Self::Instance(instance, _) => {
+                Subscription::Instance { instance: instance.clone(), prefetch }
+            }
+            Self::Events(group, handlers) => {
+                let mut patterns: Vec<Pattern> =
+                    handlers.iter().map(|handler| handler.pattern.clone()).collect();
+                patterns.dedup();
+                Subscription::Events { group: group.clone(), patterns, prefetch }
+            }
+        }
+    }
+
+    fn queue(&self) -> Text {
+        match self {
+            Self::Service(service, _) => service.text().clone(),
+            Self::Instance(instance, _) => instance.text().clone(),
+            Self::Events(group, _) => group.as_str().into(),
+        }
+    }
+
+    /// Whether a message with this key belongs into the queue. Bindings are additive, and
+    /// an older layout or an operator may have left some. A message that was held back
+    /// comes with the queue's own name as its key.
+    fn concerns(&self, key: &str) -> bool {
+        match self {
+            Self::Service(service, _) => key == service.as_str(),
+            Self::Instance(instance, _) => {
+                key == instance.as_str()
+                    || key == Address::BROADCAST_KEY.as_str()
+                    || key.strip_suffix(".*") == Some(instance.service().as_str())
+            }
+            Self::Events(group, handlers) => {
+                key == group.as_str() || handlers.iter().any(|h| h.pattern.matches(key))
+            }
+        }
+    }
+
+    fn find(&self, kind: Kind, operation: &str, key: &str) -> Option<&Registered> {
+        match self {
+            Self::Service(_, operations) | Self::Instance(_, operations) => match kind {
+                Kind::Reply => operations.replies.get(operation),
+                _ => operations.requests.get(operation),
+            },
+            Self::Events(group, handlers) => {
+                let held_back = key == group.as_str();
+                let of_key = || handlers.iter().filter(|h| held_back || h.pattern.matches(key));
+                // An event of a foreign program may not say what it is: then the topic does.
+                let found = if operation.is_empty() {
+                    of_key().next()
+                } else {
+                    of_key().find(|handler| handler.event == operation)
+                };
+                found.map(|handler| &handler.registered)
+            }
+        }
+    }
+}
+
+/// When handlers that still run are cut off; none while the node runs.
+pub(super) type StopAt = Option<Instant>;
+
+pub(super) struct Dispatcher {
+    pub(super) core: Arc<Core>,
+    pub(super) role: Role,
+    pub(super) consumer: Consumer,
+    pub(super) prefetch: u16,
+    pub(super) stop: watch::Receiver<StopAt>,
+}
+
+impl Dispatcher {
+    /// Serves until the node stops or the connection is closed.
+    pub(super) async fn run(mut self) {
+        let queue = self.role.queue();
+        let mut tasks = JoinSet::new();
+        while self.serve(&queue, &mut tasks).await {
+            self.subscribe_again(&queue).await;
+        }
+        let cut_off = *self.stop.borrow();
+        let finished = async { while tasks.join_next().await.is_some() {} };
+        match cut_off {
+            Some(at) => drop(tokio::time::timeout_at(at, finished).await),
+            None => finished.await,
+        }
+        tasks.shutdown().await;
+    }
+
+    /// Serves until the consumer ends. Returns whether the broker ended it, so that it is
+    /// to be subscribed again.
+    async fn serve(&mut self, queue: &Text, tasks: &mut JoinSet<()>) -> bool {
+        let mut stop = self.stop.clone();
+        let stopping = stop.wait_for(Option::is_some);
+        tokio::pin!(stopping);
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                _ = &mut stopping => break,
+                delivery = self.consumer.next() => delivery,
+            };
+            let Some(delivery) = delivery else {
+                return matches!(self.consumer.end(), Some(ConsumerEnd::Broker(_)));
+            };
+            while tasks.try_join_next().is_some() {}
+            self.dispatch(queue, delivery, tasks);
+        }
+        // What was not begun goes back.
+        self.consumer.stop();
+        while let Some(delivery) = self.consumer.next().await {
+            delivery.requeue();
+        }
+        false
+    }
+
+    fn dispatch(&self, queue: &Text, delivery: Delivery, tasks: &mut JoinSet<()>) {
+        let key = delivery.key().clone();
+        let (message, settlement) = delivery.into_parts();
+        let (kind, operation) = (message.kind(), message.operation().clone());
+        let cx = Context::new(Arc::clone(&self.core), message, key.clone());
+        let expired = cx.is_expired();
+        let job = Job::new(cx, queue.clone(), settlement);
+        if !self.role.concerns(&key) && kind != Kind::Reply {
+            count(&self.core.counters.misrouted);
+            tracing::debug!(%key, %queue, "a message came that is not for this queue");
+            return job.forget();
+        }
+        if expired {
+            count(&self.core.counters.expired);
+            tracing::debug!(%operation, "a message came after its deadline");
+            return job.forget();
+        }
+        match self.role.find(kind, &operation, &key) {
+            Some(registered) => {
+                registered.count.fetch_add(1, Ordering::Relaxed);
+                registered.handler.spawn(tasks, job);
+            }
+            None if kind == Kind::Reply => {
+                count(&self.core.counters.unknown);
+                tracing::debug!(%operation, "a reply came that no handler takes");
+                job.forget();
+            }
+            None => drop(tasks.spawn(job.unknown_operation())),
+        }
+    }
+
+    /// The broker ended the consumer, e.g. because somebody deleted the queue.
+    async fn subscribe_again(&mut self, queue: &Text) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        tracing::warn!(%queue, end = ?self.consumer.end(), "declaring and consuming it again");
+        let mut stop = self.stop.clone();
+        loop {
+            match self.core.transport.subscribe(self.role.subscription(self.prefetch)).await {
+                Ok(consumer) => {
+                    self.consumer = consumer;
+                    return;
+                }
+                // The consumer that ended says the rest.
+                Err(SubscribeError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(%queue, %error, "could not consume it again");
+                    let stopped = stop.wait_for(Option::is_some);
+                    if tokio::time::timeout(PAUSE, stopped).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What a handler returns when it fails.
+
+use std::{error::Error, fmt};
+
+use crate::{CallError, RemoteError, Text};
+
+/// Any error, boxed.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The codes that Gear itself puts into [`RemoteError::code`]. A service may have more of
+/// its own.
+pub mod code {
+    /// The handler failed, and said nothing more.
+    pub const FAILED: &str = "failed";
+    /// The service has no handler for the operation.
+    pub const UNKNOWN_OPERATION: &str = "unknown-operation";
+    /// The body of the request is not what the operation says.
+    pub const UNDECODABLE: &str = "undecodable";
+    /// The handler's reply has no form in the operation's encoding.
+    pub const UNENCODABLE: &str = "unencodable";
+    /// The reply is larger than the service's limit.
+    pub const TOO_LARGE: &str = "too-large";
+    /// The handler panicked.
+    pub const PANICKED: &str = "panicked";
+    /// The handler was cut off, as by the shutdown of its node.
+    pub const DROPPED: &str = "dropped";
+    /// Something that the handler waited for took too long.
+    pub const TIMEOUT: &str = "timeout";
+    /// The service has too much to do.
+    pub const OVERLOADED: &str = "overloaded";
+}
+
+/// What a handler returns when it fails: what the caller sees, and beside it what only
+/// the local log shows.
+///
+/// `?` turns any error into a fault with the code [`code::FAILED`]: the caller learns that
+/// it failed, the log learns why. What the caller shall see is chosen:
+///
+/// ```
+/// use gear_api::Fault;
+///
+/// fn parse(text: &str) -> Result<u32, Fault> {
+///     if text.is_empty() {
+///         return Err(Fault::new("empty", "there is nothing to parse"));
+///     }
+///     Ok(text.parse::<u32>()?) // the text of this error stays here
+/// }
+///
+/// assert_eq!(parse("").unwrap_err().code(), "empty");
+/// let fault = parse("x").unwrap_err();
+/// assert_eq!(fault.code(), gear_api::code::FAILED);
+/// assert!(!format!("{:?}", fault.shown()).contains("invalid digit"));
+/// assert!(fault.source().unwrap().to_string().contains("invalid digit"));
+/// ```
+///
+/// Like the error type of anyhow it is not an [`Error`] itself, or `?` could not take all of them.
+pub struct Fault(Box<Inner>);
+
+struct Inner {
+    shown: RemoteError,
+    source: Option<BoxError>,
+}
+
+impl Fault {
+    /// A failure that the caller sees with this code and message.
+    #[must_use]
+    pub fn new(code: impl Into<Text>, message: impl Into<String>) -> Self {
+        Self::of(RemoteError::new(&code.into(), message, false))
+    }
+
+    fn of(shown: RemoteError) -> Self {
+        Self(Box::new(Inner { shown, source: None }))
+    }
+
+    /// Tells the caller that asking again makes sense.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.0.shown.retryable = true;
+        self
+    }
+
+    /// Gives the caller something for its program to read.
+    #[must_use]
+    pub fn details(mut self, details: serde_json::Value) -> Self {
+        self.0.shown.details = Some(details);
+        self
+    }
+
+    /// Keeps the error behind it, for the local log.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The code that the caller sees.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.0.shown.code
+    }
+
+    /// All that the caller sees.
+    #[must_use]
+    pub fn shown(&self) -> &RemoteError {
+        &self.0.shown
+    }
+
+    /// The error behind it, which the caller does not see.
+    #[must_use]
+    pub fn source(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        self.0.source.as_deref()
+    }
+
+    /// The fault in an error that passed through layers, or the fault that it stands for.
+    pub(crate) fn from_box(error: BoxError) -> Self {
+        let error = match error.downcast::<FaultError>() {
+            Ok(fault) => return fault.0,
+            Err(error) => error,
+        };
+        #[cfg(feature = "tower")]
+        {
+            if error.is::<tower::timeout::error::Elapsed>() {
+                return Self::new(code::TIMEOUT, "it took too long").retryable().because(error);
+            }
+            if error.is::<tower::load_shed::error::Overloaded>() {
+                return Self::new(code::OVERLOADED, "too much to do").retryable().because(error);
+            }
+        }
+        Self::new(code::FAILED, "the service failed").because(error)
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Fault {
+    fn from(error: E) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+        let mut timeout = false;
+        while let Some(error) = cause {
+            timeout |= matches!(error.downcast_ref(), Some(CallError::DeadlinePassed));
+            cause = error.source();
+        }
+        if timeout {
+            Self::new(code::TIMEOUT, "a service behind it took too long").because(error)
+        } else {
+            Self::new(code::FAILED, "the service failed").because(error)
+        }
+    }
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fault")
+            .field("shown", &self.0.shown)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.shown.fmt(f)
+    }
+}
+
+/// A fault on its way through layers, which know only errors.
+struct FaultError(Fault);
+
+impl fmt::Debug for FaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for FaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Error for FaultError {}
+
+impl From<Fault> for BoxError {
+    fn from(fault: Fault) -> Self {
+        Box::new(FaultError(fault))
+    }
+}

@@ -1,0 +1,224 @@
+//! From typed async functions to something that takes any request: with tower's layers
+//! around it where there are some, and without any cost of them where there are none.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context as TaskContext, Poll},
+};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::Instrument;
+
+use super::{BoxError, Context, Fault, code, job::Job};
+use crate::{Codec, Message, RemoteError, Text};
+
+/// A request on its way through layers.
+#[derive(Debug)]
+pub struct Request(Context);
+
+impl Request {
+    /// What is known of it: operation, sender, headers, deadline, the undecoded body.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.0
+    }
+}
+
+/// A handler's answer on its way back through layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The MIME type of the body.
+    pub content_type: Text,
+    /// The encoded answer.
+    pub body: Bytes,
+}
+
+/// A handler as the innermost tower service.
+#[derive(Clone)]
+pub struct HandlerService(Arc<dyn Handler>);
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+
+impl Service<Request> for HandlerService {
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Answer {
+        Arc::clone(&self.0).answer(request.0)
+    }
+}
+
+impl fmt::Debug for HandlerService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandlerService")
+    }
+}
+
+/// What can handle any request.
+pub(super) trait Handler: Send + Sync {
+    /// Handles a request in a task of its own, from decoding to settling.
+    fn spawn(&self, tasks: &mut JoinSet<()>, job: Job);
+
+    /// Handles a request for a layer around it.
+    fn answer(self: Arc<Self>, cx: Context) -> Answer;
+}
+
+/// A typed async function. The types are erased by the two function pointers, so that
+/// request handlers and reply handlers are one thing.
+pub(super) struct Typed<S, F, In, Out> {
+    pub(super) state: Arc<S>,
+    pub(super) function: F,
+    pub(super) decode: fn(&Message) -> Result<In, Fault>,
+    pub(super) encode: fn(&Out) -> Result<Reply, Fault>,
+}
+
+impl<S, F, Fut, In, Out> Handler for Typed<S, F, In, Out>
+where
+    S: Send + Sync + 'static,
+    F: Fn(Arc<S>, Context, In) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<Out, Fault>> + Send + 'static,
+    In: Send + 'static,
+    Out: Send + 'static,
+{
+    fn spawn(&self, tasks: &mut JoinSet<()>, job: Job) {
+        let (state, function) = (Arc::clone(&self.state), self.function.clone());
+        let (decode, encode) = (self.decode, self.encode);
+        let span = job.span();
+        tasks.spawn(
+            async move {
+                let cx = job.context().clone();
+                let result = run(state, function, decode, encode, cx, job.wants_answer()).await;
+                job.finish(result).await;
+            }
+            .instrument(span),
+        );
+    }
+
+    fn answer(self: Arc<Self>, cx: Context) -> Answer {
+        Box::pin(async move {
+            let (state, function) = (Arc::clone(&self.state), self.function.clone());
+            let reply = run(state, function, self.decode, self.encode, cx, true).await?;
+            Ok(reply.unwrap_or_default())
+        })
+    }
+}
+
+async fn run<S, F, Fut, In, Out>(
+    state: Arc<S>,
+    function: F,
+    decode: fn(&Message) -> Result<In, Fault>,
+    encode: fn(&Out) -> Result<Reply, Fault>,
+    cx: Context,
+    wants_answer: bool,
+) -> Result<Option<Reply>, Fault>
+where
+    F: Fn(Arc<S>, Context, In) -> Fut,
+    Fut: Future<Output = Result<Out, Fault>>,
+{
+    let request = decode(cx.message())?;
+    let answer = function(state, cx, request).await?;
+    if wants_answer { encode(&answer).map(Some) } else { Ok(None) }
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Self { content_type: Text::EMPTY, body: Bytes::new() }
+    }
+}
+
+pub(super) fn decode_request<Req, C: Codec<Req>>(message: &Message) -> Result<Req, Fault> {
+    C::decode(message.body()).map_err(|error| {
+        Fault::new(code::UNDECODABLE, "the body is not what the operation says").because(error)
+    })
+}
+
+pub(super) fn encode_reply<Rep, C: Codec<Rep>>(reply: &Rep) -> Result<Reply, Fault> {
+    match C::encode(reply) {
+        Ok(body) => Ok(Reply { content_type: C::CONTENT_TYPE, body }),
+        Err(error) => {
+            Err(Fault::new(code::UNENCODABLE, "the reply has no encoded form").because(error))
+        }
+    }
+}
+
+/// For reply handlers: a failure that was reported is a value to them.
+#[allow(clippy::unnecessary_wraps)] // the shape of `Typed::decode`
+pub(super) fn decode_reply<Rep, C: Codec<Rep>>(
+    reply: &Message,
+) -> Result<Result<Rep, RemoteError>, Fault> {
+    match RemoteError::of_reply(reply) {
+        Some(error) => Ok(Err(error)),
+        None => decode_request::<Rep, C>(reply).map(Ok),
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::unnecessary_wraps)] // as above
+pub(super) fn no_reply(_: &()) -> Result<Reply, Fault> {
+    Ok(Reply::default())
+}
+
+/// Puts a layer around handlers.
+pub(super) type Wrap = Arc<dyn Fn(Arc<dyn Handler>) -> Arc<dyn Handler> + Send + Sync>;
+
+pub(super) fn wrap<L>(layer: L) -> Wrap
+where
+    L: Layer<HandlerService> + Send + Sync + 'static,
+    L::Service: Service<Request, Response = Reply> + Clone + Send + 'static,
+    <L::Service as Service<Request>>::Error: Into<BoxError> + Send,
+    <L::Service as Service<Request>>::Future: Send,
+{
+    Arc::new(move |inner| Arc::new(Layered(Mutex::new(layer.layer(HandlerService(inner))))))
+}
+
+/// A layered service. Each request gets a clone; the lock is held only to make it.
+struct Layered<T>(Mutex<T>);
+
+impl<T> Layered<T>
+where
+    T: Service<Request, Response = Reply> + Clone + Send + 'static,
+    T::Error: Into<BoxError> + Send,
+    T::Future: Send,
+{
+    fn call(&self, cx: Context) -> impl Future<Output = Result<Reply, BoxError>> + Send + use<T> {
+        let mut service = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        async move {
+            // Waiting for readiness holds this request back, and nobody else.
+            poll_fn(|task| service.poll_ready(task)).await.map_err(Into::into)?;
+            service.call(Request(cx)).await.map_err(Into::into)
+        }
+    }
+}
+
+impl<T> Handler for Layered<T>
+where
+    T: Service<Request, Response = Reply> + Clone + Send + 'static,
+    T::Error: Into<BoxError> + Send,
+    T::Future: Send,
+{
+    fn spawn(&self, tasks: &mut JoinSet<()>, job: Job) {
+        let answer = self.call(job.context().clone());
+        let span = job.span();
+        tasks.spawn(
+            async move {
+                let result = answer.await.map(Some).map_err(Fault::from_box);
+                job.finish(result).await;
+            }
+            .instrument(span),
+        );
+    }
+
+    fn answer(self: Arc<Self>, cx: Context) -> Answer {
+        Box::pin(self.call(cx))
+    }
+}

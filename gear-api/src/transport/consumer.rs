@@ -1,0 +1,112 @@
+//! A stream of deliveries.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+
+use super::Delivery;
+use crate::Text;
+
+/// Why a consumer ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumerEnd {
+    /// [`Consumer::stop`] was called.
+    #[error("it was stopped")]
+    Stopped,
+    /// The transport was closed.
+    #[error("the connection was closed")]
+    Closed,
+    /// The broker ended it for good.
+    #[error("the broker ended it: {0}")]
+    Broker(Text),
+}
+
+/// What a backend gives to a [`Consumer`].
+pub trait Source: Send {
+    /// The next delivery, or why there will be none.
+    ///
+    /// **Behaves** as [`Stream::poll_next`], and keeps returning the reason once it ended.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>>;
+
+    /// Asks for no more deliveries. What was delivered and not taken goes back to the
+    /// queue; then [`poll_next`](Self::poll_next) returns [`ConsumerEnd::Stopped`].
+    fn stop(&mut self);
+}
+
+/// A stream of deliveries that survives reconnects.
+///
+/// Dropping it is stopping it. Deliveries that were taken from it stay settleable after
+/// it ended, as long as the connection they came by lives.
+pub struct Consumer {
+    source: Box<dyn Source>,
+    end: Option<ConsumerEnd>,
+}
+
+impl Consumer {
+    /// A consumer of what `source` gives. For backends.
+    #[must_use]
+    pub fn new(source: impl Source + 'static) -> Self {
+        Self { source: Box::new(source), end: None }
+    }
+
+    /// The next delivery; none when it ended, and [`end`](Self::end) tells why.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, no delivery is lost.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// A delivery that is here already. Never waits.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        match self.poll(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(delivery) => delivery,
+            Poll::Pending => None,
+        }
+    }
+
+    /// Asks for no more deliveries: what was not taken goes back, then the stream ends.
+    pub fn stop(&mut self) {
+        self.source.stop();
+    }
+
+    /// Why it ended; none while it has not.
+    #[must_use]
+    pub fn end(&self) -> Option<&ConsumerEnd> {
+        self.end.as_ref()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        if self.end.is_some() {
+            return Poll::Ready(None);
+        }
+        self.source.poll_next(cx).map(|next| next.map_err(|end| self.end = Some(end)).ok())
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.poll(cx)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.source.stop();
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("end", &self.end).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! What a backend is: the [`Transport`] trait, and the types that pass through it.
+//!
+//! It relies on addresses and messages, and knows nothing of [`Node`](crate::Node),
+//! which stands on top. All convenience lives up there, written once; a backend has
+//! little to write and little to get wrong.
+
+mod capabilities;
+mod consumer;
+mod delivery;
+mod publish;
+mod route;
+mod status;
+mod subscription;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use {
+    capabilities::Capabilities,
+    consumer::{Consumer, ConsumerEnd, Source},
+    delivery::{Delivery, Settle, Settlement, Verdict},
+    publish::{Publish, PublishError},
+    route::Route,
+    status::Status,
+    subscription::{Feed, ReplySink, SubscribeError, Subscription},
+};
+
+use crate::{Clock, Message};
+
+/// One node's connection to a broker.
+///
+/// Object-safe, so that a program picks its backend at run time. Every method may be
+/// called from any thread, inside a tokio runtime.
+///
+/// # For those who write a backend
+///
+/// What each method requires and how it behaves is said at the method. What a backend
+/// can not do it says in [`capabilities`](Self::capabilities) and refuses with
+/// [`PublishError::Unsupported`] or [`SubscribeError::Unsupported`], never silently.
+#[async_trait]
+pub trait Transport: Send + Sync + fmt::Debug + 'static {
+    /// Hands `message` over at once, and returns a future of the broker's answer.
+    ///
+    /// **Requires** nothing: an unusable connection is an answer too.
+    ///
+    /// **Behaves**: never blocks, never awaits. Messages reach the broker in the order
+    /// of the calls. Where the connection is down, the broker blocks publishers or the
+    /// mailbox is full, the message waits in [`Publish`] in the same order, at most until
+    /// its deadline. A message larger than the broker takes is refused here.
+    fn send(&self, route: Route<'_>, message: Message) -> Publish;
+
+    /// Starts to consume, declaring what must exist for that.
+    ///
+    /// **Behaves**: on return the queue exists and its bindings are in place. The
+    /// consumer survives reconnects until it is stopped, dropped, or the transport is
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`], for good: what a reconnect can mend is not reported but mended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, it leaves no consumer behind; a queue may remain, as
+    /// queues do.
+    async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError>;
+
+    /// What this backend promises.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether the connection is usable, as it changes.
+    ///
+    /// **Behaves**: [`Status::Ready`] means that publishing and all subscriptions work,
+    /// not that a socket is open.
+    fn status(&self) -> watch::Receiver<Status>;
+
+    /// Where the time comes from.
+    fn clock(&self) -> Clock;
+
+    /// The seed of the ids and of the jitter of what uses this connection. A backend
+    /// whose runs can be repeated returns the same in each.
+    fn seed(&self) -> u64 {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one("gear")
+    }
+
+    /// Closes the connection: flushes settlements and what waits to be confirmed, then
+    /// lets go. Takes at most a few seconds. What is sent later is
+    /// [`PublishError::Closed`]; unsettled deliveries go back to their queues.
+    ///
+    /// **Behaves**: closing twice does nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the closing may go on; calling it again waits for it.
+    async fn close(&self);
+}

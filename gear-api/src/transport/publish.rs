@@ -1,0 +1,156 @@
+//! The answer of the broker to one message, as a future.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{sync::oneshot, task::coop};
+
+use crate::Text;
+
+/// Why a message did not arrive, or may not have.
+///
+/// [`may_have_arrived`](Self::may_have_arrived) tells the one from the other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// Nobody is there: no queue is bound to this key.
+    #[error("nobody is there: the broker has no queue for it")]
+    NotRouted,
+    /// The broker refused it (a nack: a queue is full, or failed). Where it was meant for
+    /// several queues, others may have it.
+    #[error("the broker refused it: {0}")]
+    Refused(Text),
+    /// It never left: the connection was down or the broker took no messages until its
+    /// deadline.
+    #[error("it was not sent: {0}")]
+    NotSent(Text),
+    /// It left, and the broker's answer was lost.
+    #[error("nobody knows whether it arrived: {0}")]
+    Unknown(Text),
+    /// The body is larger than the broker takes.
+    #[error("a body of {bytes} bytes; the limit is {limit}")]
+    TooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The largest that is taken, in bytes.
+        limit: usize,
+    },
+    /// The backend does not do this; see [`Capabilities`](super::Capabilities).
+    #[error("this backend has no {0}")]
+    Unsupported(&'static str),
+    /// The transport is closed.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+impl PublishError {
+    /// Whether somebody may have got it all the same.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Refused(_))
+    }
+}
+
+/// The broker's answer to one message: `Ok` when it is stored in every queue that it
+/// was routed to.
+///
+/// The message is handed over already when this is made, unless the connection could
+/// not take it ([`is_handed_over`](Self::is_handed_over)); then it waits in here.
+///
+/// # Cancel safety
+///
+/// Dropped before the hand-over, the message is not sent. Dropped after it, the message
+/// is not unsent: only its answer is lost. [`detach`](Self::detach) gives up the answer
+/// and keeps the message.
+#[must_use = "the answer of the broker tells whether the message arrived"]
+pub struct Publish(State);
+
+type Answer = Result<(), PublishError>;
+
+enum State {
+    Answered(Answer),
+    HandedOver(oneshot::Receiver<Answer>),
+    Waiting(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Done,
+}
+
+impl Publish {
+    /// The answer is known already. For backends.
+    pub fn ready(answer: Answer) -> Self {
+        Self(State::Answered(answer))
+    }
+
+    /// The message is handed over, its answer comes here. A sender that is dropped means
+    /// [`PublishError::Unknown`]. For backends.
+    pub fn handed_over(answer: oneshot::Receiver<Answer>) -> Self {
+        Self(State::HandedOver(answer))
+    }
+
+    /// The message waits in `future`, which hands it over in its turn and then awaits the
+    /// answer. Dropping the future must take the message back. For backends.
+    pub fn waiting(future: impl Future<Output = Answer> + Send + 'static) -> Self {
+        Self(State::Waiting(Box::pin(future)))
+    }
+
+    /// Whether the message has left: dropping this then does not unsend it.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        !matches!(self.0, State::Waiting(_))
+    }
+
+    /// Lets the message go its way without anybody waiting for the answer.
+    ///
+    /// One that could not be handed over waits on in a task; outside of a tokio runtime
+    /// it is dropped.
+    pub fn detach(self) {
+        if let State::Waiting(future) = self.0
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(future);
+        }
+    }
+}
+
+impl Future for Publish {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let answer = match &mut self.0 {
+            State::Answered(_) => {
+                // A broker that always answers at once must not let its publishers
+                // starve everybody else on the thread.
+                ready!(coop::poll_proceed(cx)).made_progress();
+                match std::mem::replace(&mut self.0, State::Done) {
+                    State::Answered(answer) => answer,
+                    _ => Err(PublishError::Closed),
+                }
+            }
+            State::HandedOver(answer) => match ready!(Pin::new(answer).poll(cx)) {
+                Ok(answer) => answer,
+                Err(_) => Err(PublishError::Unknown(Text::from_static("its answer was lost"))),
+            },
+            State::Waiting(future) => ready!(future.as_mut().poll(cx)),
+            // A finished future that is polled again; a panic here could take a task
+            // down that merely uses `select!` in a loop.
+            State::Done => return Poll::Pending,
+        };
+        self.0 = State::Done;
+        Poll::Ready(answer)
+    }
+}
+
+impl fmt::Debug for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            State::Answered(Ok(())) => "Publish(confirmed)",
+            State::Answered(Err(_)) => "Publish(failed)",
+            State::HandedOver(_) => "Publish(handed over)",
+            State::Waiting(_) => "Publish(waiting)",
+            State::Done => "Publish(done)",
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! Faults on demand: what a test needs and a real broker can not give.
+
+use std::{collections::VecDeque, time::Duration};
+
+use gear_api::Pattern;
+
+/// What goes wrong with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The broker refuses it: [`PublishError::Refused`](gear_api::PublishError::Refused).
+    Refuse,
+    /// The broker stores it, but the answer is lost: the publisher gets
+    /// [`PublishError::Unknown`](gear_api::PublishError::Unknown) at the message's
+    /// deadline, or after 30 s.
+    LoseConfirm,
+    /// The broker confirms it and loses it.
+    LoseMessage,
+    /// It is delivered twice, as after a retry whose first try had arrived.
+    Duplicate,
+    /// It reaches its queues so much later.
+    Delay(Duration),
+    /// It expires as soon as it arrives.
+    Expire,
+}
+
+/// Which messages a [`Fault`] hits: the next one, unless it says more.
+///
+/// ```
+/// use gear_api::Pattern;
+/// use gear_memory::{Fault, Injection, MemoryBroker};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let broker = MemoryBroker::new();
+/// broker.inject(Fault::Refuse); // the next message, whatever it is
+/// broker.inject(Injection::new(Fault::Duplicate).on(Pattern::new("CTRL")).times(3));
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injection {
+    fault: Fault,
+    keys: Pattern,
+    times: u32,
+}
+
+impl Injection {
+    /// Hits the next message.
+    #[must_use]
+    pub fn new(fault: Fault) -> Self {
+        Self { fault, keys: Pattern::ALL, times: 1 }
+    }
+
+    /// Hits only messages whose routing key this matches.
+    #[must_use]
+    pub fn on(mut self, keys: Pattern) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Hits so many messages.
+    #[must_use]
+    pub fn times(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+}
+
+impl From<Fault> for Injection {
+    fn from(fault: Fault) -> Self {
+        Self::new(fault)
+    }
+}
+
+/// The faults that are still to come.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(VecDeque<Injection>);
+
+impl Faults {
+    pub(crate) fn add(&mut self, injection: Injection) {
+        if injection.times > 0 {
+            self.0.push_back(injection);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The fault that hits a message with this key: the oldest that fits.
+    pub(crate) fn next(&mut self, key: &str) -> Option<Fault> {
+        let at = self.0.iter().position(|injection| injection.keys.matches(key))?;
+        let injection = &mut self.0[at];
+        injection.times -= 1;
+        let fault = injection.fault;
+        if injection.times == 0 {
+            self.0.remove(at);
+        }
+        Some(fault)
+    }
+}

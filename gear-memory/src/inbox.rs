@@ -1,0 +1,256 @@
+//! Between the broker and one consumer: deliveries in batches one way, settlements in
+//! batches the other, so that neither takes the broker's lock for each message.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use gear_api::{
+    ConsumerEnd, Delivery, Message, ReplySink, Settle, Settlement, Source, Text, Verdict,
+};
+use slotmap::{Key, KeyData};
+
+use crate::{
+    broker::Shared,
+    model::{ConsumerId, Delivered, Outlet, Tag},
+};
+
+/// Settlements that are collected before they go to the broker, at most.
+const SETTLE_BATCH: usize = 64;
+
+/// One subscription, over all reconnects of its connection.
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    /// Replies go there at once, and are never settled.
+    sink: Option<Arc<dyn ReplySink>>,
+    /// Settlements go to the broker when so many are here.
+    batch: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// The broker's consumer while the connection is up.
+    lease: Option<Arc<Lease>>,
+    arrived: VecDeque<Delivered>,
+    settled: Vec<(Tag, Verdict)>,
+    /// Set while the consumer's task waits.
+    waker: Option<Waker>,
+    end: Option<ConsumerEnd>,
+}
+
+/// The time of one connection: deliveries of an earlier one can not be settled.
+pub(crate) struct Lease {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    pub(crate) consumer: ConsumerId,
+    over: AtomicBool,
+}
+
+/// What is to be done once the broker is unlocked.
+pub(crate) enum Wake {
+    Task(Waker),
+    Reply(Arc<dyn ReplySink>, Message),
+}
+
+impl Wake {
+    pub(crate) fn run(self) {
+        match self {
+            Self::Task(waker) => waker.wake(),
+            Self::Reply(sink, message) => sink.deliver(message),
+        }
+    }
+}
+
+impl Inbox {
+    pub(crate) fn new(prefetch: u32, sink: Option<Arc<dyn ReplySink>>) -> Arc<Self> {
+        // With half the prefetch settled the broker can go on while the rest is handled.
+        let batch = (prefetch as usize / 2).clamp(1, SETTLE_BATCH);
+        Arc::new(Self { state: Mutex::default(), sink, batch })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The broker has a consumer for it again.
+    pub(crate) fn attach(self: &Arc<Self>, shared: &Arc<Shared>, consumer: ConsumerId) {
+        let lease = Lease {
+            shared: Arc::clone(shared),
+            inbox: Arc::clone(self),
+            consumer,
+            over: AtomicBool::new(false),
+        };
+        self.lock().lease = Some(Arc::new(lease));
+    }
+
+    /// The connection is lost, and with it whatever was delivered or settled meanwhile.
+    pub(crate) fn detach(&self) {
+        let mut state = self.lock();
+        if let Some(lease) = state.lease.take() {
+            lease.over.store(true, Ordering::Release);
+        }
+        state.arrived.clear();
+        state.settled.clear();
+    }
+
+    pub(crate) fn consumer(&self) -> Option<ConsumerId> {
+        self.lock().lease.as_ref().map(|lease| lease.consumer)
+    }
+
+    /// Takes the settlements that have not gone to the broker yet.
+    pub(crate) fn take_settled(&self) -> Vec<(Tag, Verdict)> {
+        std::mem::take(&mut self.lock().settled)
+    }
+
+    /// No more deliveries. Returns the tags of those that nobody took.
+    pub(crate) fn finish(&self, end: ConsumerEnd) -> (Vec<Tag>, Option<Wake>) {
+        let mut state = self.lock();
+        state.end.get_or_insert(end);
+        // What is still to be settled holds the lease itself.
+        state.lease = None;
+        let untaken = std::mem::take(&mut state.arrived);
+        let tags = untaken.into_iter().filter_map(|delivered| delivered.tag).collect();
+        (tags, state.waker.take().map(Wake::Task))
+    }
+
+    pub(crate) fn takes_replies(&self) -> bool {
+        self.sink.is_some()
+    }
+
+    /// Whether something has arrived that nobody has taken.
+    pub(crate) fn has_arrived(&self) -> bool {
+        !self.lock().arrived.is_empty()
+    }
+}
+
+impl Outlet for Arc<Inbox> {
+    type Wake = Wake;
+
+    fn deliver(&self, delivered: Delivered) -> Option<Wake> {
+        if let Some(sink) = &self.sink {
+            return Some(Wake::Reply(Arc::clone(sink), delivered.message));
+        }
+        let mut state = self.lock();
+        state.arrived.push_back(delivered);
+        state.waker.take().map(Wake::Task)
+    }
+
+    fn ended(&self, why: Text) -> Option<Wake> {
+        self.finish(ConsumerEnd::Broker(why)).1
+    }
+}
+
+impl Settle for Lease {
+    fn settle(&self, tag: u64, verdict: Verdict) {
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
+        let mut state = self.inbox.lock();
+        if self.over.load(Ordering::Acquire) {
+            return;
+        }
+        state.settled.push((Tag::from(KeyData::from_ffi(tag)), verdict));
+        // While the consumer's task waits, nobody else would take the batch to the broker.
+        // What is not an ack goes at once: somebody waits for the message to come back.
+        let now = state.waker.is_some()
+            || state.end.is_some()
+            || state.settled.len() >= self.inbox.batch
+            || verdict != Verdict::Ack;
+        if now {
+            let settled = std::mem::take(&mut state.settled);
+            drop(state);
+            self.shared.settle(self.consumer, settled);
+        }
+    }
+}
+
+/// The consumer's end of an inbox.
+pub(crate) struct InboxSource {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    lease: Option<Arc<Lease>>,
+    batch: VecDeque<Delivered>,
+    /// Taps settle what they show.
+    settles_itself: bool,
+    stopped: bool,
+}
+
+impl InboxSource {
+    pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, settles_itself: bool) -> Self {
+        Self { shared, inbox, lease: None, batch: VecDeque::new(), settles_itself, stopped: false }
+    }
+
+    fn take(&mut self) -> Option<Delivery> {
+        let lease = self.lease.as_ref()?;
+        if lease.over.load(Ordering::Acquire) {
+            // Delivered by a connection that is gone: it will come again.
+            self.batch.clear();
+            self.lease = None;
+            return None;
+        }
+        let delivered = self.batch.pop_front()?;
+        let settlement = match delivered.tag {
+            Some(tag) => {
+                let lease: Arc<dyn Settle> = Arc::<Lease>::clone(lease);
+                Settlement::new(lease, tag.data().as_ffi())
+            }
+            None => Settlement::none(),
+        };
+        let settlement = if self.settles_itself {
+            settlement.ack();
+            Settlement::none()
+        } else {
+            settlement
+        };
+        Some(Delivery::new(delivered.message, delivered.key, delivered.redelivered, settlement))
+    }
+}
+
+impl Source for InboxSource {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>> {
+        let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+        loop {
+            if let Some(delivery) = self.take() {
+                progress.made_progress();
+                return Poll::Ready(Ok(delivery));
+            }
+            let mut state = self.inbox.lock();
+            if !state.arrived.is_empty() {
+                std::mem::swap(&mut self.batch, &mut state.arrived);
+                self.lease.clone_from(&state.lease);
+                continue;
+            }
+            if !state.settled.is_empty() {
+                let settled = std::mem::take(&mut state.settled);
+                let consumer = state.lease.as_ref().map(|lease| lease.consumer);
+                drop(state);
+                if let Some(consumer) = consumer {
+                    self.shared.settle(consumer, settled);
+                }
+                continue;
+            }
+            if let Some(end) = &state.end {
+                return Poll::Ready(Err(end.clone()));
+            }
+            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                state.waker = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+    }
+
+    fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
+        let current = self.lease.as_ref().is_some_and(|lease| !lease.over.load(Ordering::Acquire));
+        let untaken = self.batch.drain(..).filter_map(|delivered| delivered.tag);
+        let untaken: Vec<Tag> = untaken.filter(|_| current).collect();
+        self.shared.stop(&self.inbox, untaken);
+    }
+}

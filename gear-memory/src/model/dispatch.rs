@@ -1,0 +1,342 @@
+//! From queues to consumers and back: turns, prefetch, settlement, expiry.
+
+use std::collections::VecDeque;
+
+use gear_api::{HeaderValue, Text, Verdict, topology};
+use slotmap::SlotMap;
+use tokio::time::Instant;
+
+use super::{
+    ConnectionId, ConsumerId, DeathReason, Delivered, Model, Outlet, QueueId, Refusal, Tag, Timer,
+    publish::Dead, queue::Entry,
+};
+use crate::record::Event;
+
+/// How to consume.
+#[derive(Debug, Clone)]
+pub(crate) struct Consume {
+    pub(crate) connection: ConnectionId,
+    /// Unsettled deliveries at a time; 0 for any number.
+    pub(crate) prefetch: u32,
+    /// Whether a delivery is settled by being delivered.
+    pub(crate) no_ack: bool,
+    /// Whether nobody else may consume.
+    pub(crate) exclusive: bool,
+    /// The highest goes first.
+    pub(crate) priority: i32,
+    /// What has come back too often goes to `gear.dead` under this key.
+    pub(crate) set_aside: Option<Text>,
+}
+
+#[derive(Debug)]
+pub(super) struct Consumer<O> {
+    pub(super) queue: QueueId,
+    pub(super) outlet: O,
+    pub(super) options: Consume,
+    pub(super) unsettled: SlotMap<Tag, Entry>,
+    /// No more deliveries; what is unsettled may still be settled.
+    pub(super) cancelled: bool,
+}
+
+impl<O> Consumer<O> {
+    fn has_capacity(&self) -> bool {
+        let prefetch = self.options.prefetch as usize;
+        !self.cancelled && (prefetch == 0 || self.unsettled.len() < prefetch)
+    }
+}
+
+/// Why a message goes back to its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Returned {
+    /// Nobody looked at it.
+    Unseen,
+    /// Its consumer failed.
+    Failed,
+}
+
+impl<O: Outlet> Model<O> {
+    /// Starts a consumer.
+    pub(crate) fn consume(
+        &mut self,
+        id: QueueId,
+        options: Consume,
+        outlet: O,
+        now: Instant,
+    ) -> Result<ConsumerId, Refusal> {
+        let queue = &mut self.queues[id];
+        if queue.exclusive_consumer || (options.exclusive && queue.consumers > 0) {
+            let text = format!("the queue {} is in exclusive use", queue.spec.name);
+            return Err(Refusal::AccessRefused(text));
+        }
+        queue.consumers += 1;
+        queue.exclusive_consumer = options.exclusive;
+        queue.unused_since = None;
+        let priority = options.priority;
+        let consumer = self.consumers.insert(Consumer {
+            queue: id,
+            outlet,
+            options,
+            unsettled: SlotMap::with_key(),
+            cancelled: false,
+        });
+        queue.turns().join(consumer, priority);
+        let mut dead = VecDeque::new();
+        self.dispatch(id, now, &mut dead);
+        self.bury(dead, now);
+        Ok(consumer)
+    }
+
+    /// Ends a consumer. What it has not settled it may still settle.
+    pub(crate) fn cancel(&mut self, id: ConsumerId, now: Instant) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        if consumer.cancelled {
+            return;
+        }
+        consumer.cancelled = true;
+        let (queue, finished) = (consumer.queue, consumer.unsettled.is_empty());
+        if finished {
+            self.consumers.remove(id);
+        }
+        if let Some(there) = self.queues.get_mut(queue) {
+            there.turns().leave(id);
+            there.consumers -= 1;
+            there.exclusive_consumer = false;
+            if there.spec.auto_delete && there.consumers == 0 {
+                self.delete_queue(queue);
+            } else {
+                self.mark_used(queue, now);
+            }
+        }
+    }
+
+    /// The connection is lost: its consumers end, what they had not settled goes back as
+    /// a failure, and its exclusive queues go.
+    pub(crate) fn drop_connection(&mut self, connection: ConnectionId, now: Instant) {
+        let mine = |consumer: &Consumer<O>| consumer.options.connection == connection;
+        let consumers: Vec<ConsumerId> =
+            self.consumers.iter().filter(|(_, c)| mine(c)).map(|(id, _)| id).collect();
+        // First all of them end, so that nothing goes from one to the other.
+        for &id in &consumers {
+            self.cancel(id, now);
+        }
+        let mut dead = VecDeque::new();
+        for id in consumers {
+            let Some(consumer) = self.consumers.remove(id) else { continue };
+            let mut entries: Vec<Entry> = consumer.unsettled.into_iter().map(|(_, e)| e).collect();
+            entries.sort_unstable_by_key(|entry| entry.position);
+            for entry in entries {
+                self.queues[consumer.queue].unsettled -= 1;
+                self.give_back(consumer.queue, entry, Returned::Failed, now, &mut dead);
+            }
+            self.dispatch(consumer.queue, now, &mut dead);
+        }
+        self.bury(dead, now);
+        let owned: Vec<QueueId> = self
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.owner == Some(connection))
+            .map(|(id, _)| id)
+            .collect();
+        for queue in owned {
+            self.delete_queue(queue);
+        }
+    }
+
+    /// Settles deliveries of one consumer. Unknown tags are ignored.
+    pub(crate) fn settle(
+        &mut self,
+        id: ConsumerId,
+        verdicts: impl IntoIterator<Item = (Tag, Verdict)>,
+        now: Instant,
+    ) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let queue = consumer.queue;
+        let was_full = !consumer.has_capacity();
+        let mut dead = VecDeque::new();
+        let mut settled = 0;
+        for (tag, verdict) in verdicts {
+            let Some(consumer) = self.consumers.get_mut(id) else { break };
+            let Some(entry) = consumer.unsettled.remove(tag) else { continue };
+            settled += 1;
+            if verdict == Verdict::Ack && self.record.is_none() {
+                self.bytes -= entry.charge;
+            } else {
+                self.apply(id, queue, entry, verdict, now, &mut dead);
+            }
+        }
+        self.queues[queue].unsettled -= settled;
+        if let Some(consumer) = self.consumers.get(id) {
+            if consumer.cancelled && consumer.unsettled.is_empty() {
+                self.consumers.remove(id);
+            } else if was_full && consumer.has_capacity() {
+                let priority = consumer.options.priority;
+                self.queues[queue].turns().join(id, priority);
+            }
+        }
+        self.dispatch(queue, now, &mut dead);
+        self.bury(dead, now);
+    }
+
+    fn apply(
+        &mut self,
+        consumer: ConsumerId,
+        queue: QueueId,
+        entry: Entry,
+        verdict: Verdict,
+        now: Instant,
+        dead: &mut VecDeque<Dead>,
+    ) {
+        if self.record.is_some() {
+            let name = self.queues[queue].spec.name.clone();
+            let event = Event::settled(name, &entry.message, verdict);
+            self.note(now, || event);
+        }
+        match verdict {
+            Verdict::Ack => self.bytes -= entry.charge,
+            Verdict::Reject => self.discard(queue, entry, DeathReason::Rejected, now, dead),
+            Verdict::Dropped => {
+                let lost = entry.failures + 1 >= Verdict::MAX_RETURNS;
+                match self.consumers[consumer].options.set_aside.clone().filter(|_| lost) {
+                    Some(key) => self.set_aside(queue, &entry, key, dead),
+                    None => self.give_back(queue, entry, Returned::Failed, now, dead),
+                }
+            }
+            _ => self.give_back(queue, entry, Returned::Unseen, now, dead),
+        }
+    }
+
+    /// What Gear's own backends do with a message that is lost again and again.
+    fn set_aside(&mut self, queue: QueueId, entry: &Entry, key: Text, dead: &mut VecDeque<Dead>) {
+        self.bytes -= entry.charge;
+        let mut message = entry.message.to_builder();
+        let headers = message.headers_mut();
+        let reason = format!("given up after {} lost deliveries", entry.failures + 1);
+        let from = self.queues[queue].spec.name.clone();
+        let mut set = |name, value| headers.insert_reserved(Text::from_static(name), value);
+        // Headers that are full already lose the note, not the message.
+        let _ = set(topology::header::DEAD_REASON, HeaderValue::Text(reason.into()));
+        let _ = set(topology::header::DEAD_QUEUE, HeaderValue::Text(from));
+        dead.push_back(Dead { exchange: topology::exchange::DEAD, key, message: message.build() });
+    }
+
+    fn give_back(
+        &mut self,
+        id: QueueId,
+        mut entry: Entry,
+        why: Returned,
+        now: Instant,
+        dead: &mut VecDeque<Dead>,
+    ) {
+        let queue = &mut self.queues[id];
+        if why == Returned::Failed {
+            entry.failures += 1;
+            let limit = queue.policy.delivery_limit;
+            if queue.spec.queue_type == topology::QueueType::Quorum
+                && limit.is_some_and(|limit| entry.failures > limit)
+            {
+                self.discard(id, entry, DeathReason::DeliveryLimit, now, dead);
+                return;
+            }
+        }
+        queue.give_back(entry);
+    }
+
+    /// Delivers what can be delivered, and drops what expired at the head.
+    pub(super) fn dispatch(&mut self, id: QueueId, now: Instant, dead: &mut VecDeque<Dead>) {
+        loop {
+            let queue = &mut self.queues[id];
+            let Some(head) = queue.head() else { return };
+            if head.is_expired(now) {
+                if let Some(entry) = queue.pop() {
+                    self.discard(id, entry, DeathReason::Expired, now, dead);
+                }
+                continue;
+            }
+            let Some(consumer) = queue.turns().take() else {
+                if let Some(at) = head_expiry(queue.head())
+                    && queue.head_timer.is_none_or(|set| at < set)
+                {
+                    queue.head_timer = Some(at);
+                    self.set_timer(at, Timer::Head(id));
+                }
+                return;
+            };
+            if let Some(entry) = queue.pop() {
+                self.deliver(id, consumer, entry, now);
+            }
+        }
+    }
+
+    fn deliver(&mut self, id: QueueId, to: ConsumerId, entry: Entry, now: Instant) {
+        if self.record.is_some() {
+            let name = self.queues[id].spec.name.clone();
+            let event = Event::delivered(name, &entry.message, entry.redelivered);
+            self.note(now, || event);
+        }
+        let queue = &mut self.queues[id];
+        let consumer = &mut self.consumers[to];
+        let redelivered = entry.redelivered;
+        let delivered = if consumer.options.no_ack {
+            self.bytes -= entry.charge;
+            Delivered { tag: None, message: entry.message, key: entry.key, redelivered }
+        } else {
+            let (message, key) = (entry.message.clone(), entry.key.clone());
+            let tag = consumer.unsettled.insert(entry);
+            queue.unsettled += 1;
+            Delivered { tag: Some(tag), message, key, redelivered }
+        };
+        if consumer.has_capacity() {
+            queue.turns().join(to, consumer.options.priority);
+        }
+        self.wakes.extend(consumer.outlet.deliver(delivered));
+    }
+
+    /// When [`tick`](Self::tick) is due.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Does what time does: messages expire at the head, unused queues go.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        while let Some(&(at, timer)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            match timer {
+                Timer::Head(id) => {
+                    if let Some(queue) = self.queues.get_mut(id) {
+                        queue.head_timer = None;
+                        let mut dead = VecDeque::new();
+                        self.dispatch(id, now, &mut dead);
+                        self.bury(dead, now);
+                    }
+                }
+                Timer::Unused(id) => {
+                    let Some(queue) = self.queues.get(id) else { continue };
+                    let (Some(since), Some(limit)) = (queue.unused_since, queue.spec.expires)
+                    else {
+                        continue;
+                    };
+                    if since + limit <= now {
+                        self.delete_queue(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The queue was used: its time until it goes starts again, unless it has consumers.
+    pub(super) fn mark_used(&mut self, id: QueueId, now: Instant) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if queue.consumers == 0 {
+            queue.unused_since = Some(now);
+            if let Some(limit) = queue.spec.expires {
+                self.set_timer(now + limit, Timer::Unused(id));
+            }
+        }
+    }
+}
+
+fn head_expiry(head: Option<&Entry>) -> Option<Instant> {
+    head.and_then(|entry| entry.expires)
+}

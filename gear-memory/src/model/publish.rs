@@ -1,0 +1,199 @@
+//! Routing: from an exchange and a key to queues, and on to dead-letter exchanges.
+
+use std::collections::VecDeque;
+
+use gear_api::{Message, Text};
+use tokio::time::Instant;
+
+use super::{
+    DeathReason, Destination, ExchangeId, Model, Outlet, Overflow, QueueId, Timer, death,
+    queue::Entry,
+};
+use crate::record::Event;
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// How many queues it was for.
+    pub(crate) queues: usize,
+    /// Whether one of them refused it.
+    pub(crate) refused: bool,
+}
+
+/// Buffers that every publish uses again.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    found: Vec<Destination>,
+    queues: Vec<QueueId>,
+}
+
+/// A message on its way to a dead-letter exchange.
+pub(super) struct Dead {
+    pub(super) exchange: Text,
+    pub(super) key: Text,
+    pub(super) message: Message,
+}
+
+/// What a stored message costs beside its body, in bytes: its properties, its place in
+/// the queue and in the consumer's buffer.
+const OVERHEAD_BYTES: usize = 640;
+
+impl<O: Outlet> Model<O> {
+    /// Routes a message and stores it, once in each queue, or delivers it straight away.
+    pub(crate) fn publish(
+        &mut self,
+        exchange: ExchangeId,
+        key: &Text,
+        message: Message,
+        expires: Option<Instant>,
+        now: Instant,
+    ) -> Outcome {
+        let mut dead = VecDeque::new();
+        let outcome = self.route(exchange, key, message, expires, now, &mut dead);
+        self.bury(dead, now);
+        outcome
+    }
+
+    /// Dead letters are routed like any message, and may die again on the way.
+    pub(super) fn bury(&mut self, mut dead: VecDeque<Dead>, now: Instant) {
+        while let Some(Dead { exchange, key, message }) = dead.pop_front() {
+            if let Ok(exchange) = self.exchange(&exchange) {
+                self.route(exchange, &key, message, None, now, &mut dead);
+            }
+        }
+    }
+
+    fn route(
+        &mut self,
+        exchange: ExchangeId,
+        key: &Text,
+        message: Message,
+        expires: Option<Instant>,
+        now: Instant,
+        dead: &mut VecDeque<Dead>,
+    ) -> Outcome {
+        let mut queues = std::mem::take(&mut self.scratch.queues);
+        self.find_queues(exchange, key, &mut queues);
+        if self.record.is_some() {
+            let names = queues.iter().map(|id| self.queues[*id].spec.name.clone()).collect();
+            let exchange = self.exchanges[exchange].name.clone();
+            let event = Event::published(exchange, key.clone(), &message, names);
+            self.note(now, || event);
+        }
+        let mut outcome = Outcome { queues: queues.len(), refused: false };
+        if let Some((&last, others)) = queues.split_last() {
+            for &queue in others {
+                let stored =
+                    self.store(queue, exchange, key.clone(), message.clone(), expires, now, dead);
+                outcome.refused |= !stored;
+            }
+            outcome.refused |=
+                !self.store(last, exchange, key.clone(), message, expires, now, dead);
+        }
+        queues.clear();
+        self.scratch.queues = queues;
+        outcome
+    }
+
+    /// The queues that a key leads to, each once, over any number of exchanges.
+    pub(crate) fn find_queues(
+        &mut self,
+        exchange: ExchangeId,
+        key: &str,
+        queues: &mut Vec<QueueId>,
+    ) {
+        let mut found = std::mem::take(&mut self.scratch.found);
+        self.exchanges[exchange].find(key, &mut found);
+        let mut next = 0;
+        while let Some(&destination) = found.get(next) {
+            next += 1;
+            match destination {
+                Destination::Queue(queue) => queues.push(queue),
+                // An exchange that was visited already leads nowhere new.
+                Destination::Exchange(to) if !found[..next - 1].contains(&destination) => {
+                    self.exchanges[to].find(key, &mut found);
+                }
+                Destination::Exchange(_) => {}
+            }
+        }
+        found.clear();
+        self.scratch.found = found;
+        if queues.len() > 1 {
+            queues.sort_unstable();
+            queues.dedup();
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one message, spelled out
+    fn store(
+        &mut self,
+        id: QueueId,
+        exchange: ExchangeId,
+        key: Text,
+        message: Message,
+        expires: Option<Instant>,
+        now: Instant,
+        dead: &mut VecDeque<Dead>,
+    ) -> bool {
+        let queue = &mut self.queues[id];
+        let limit = queue.max_length();
+        if queue.policy.overflow == Overflow::RejectPublish
+            && limit.is_some_and(|limit| queue.len() >= limit)
+        {
+            return false;
+        }
+        let expires = match queue.time_to_live() {
+            Some(ttl) => Some(expires.map_or(now + ttl, |at| at.min(now + ttl))),
+            None => expires,
+        };
+        let charge = message.body().len() + message.headers().size() + OVERHEAD_BYTES;
+        self.bytes += charge;
+        queue.push(Entry {
+            message,
+            key,
+            exchange,
+            expires,
+            position: 0,
+            redelivered: false,
+            failures: 0,
+            charge,
+        });
+        self.dispatch(id, now, dead);
+        if let Some(limit) = limit {
+            while self.queues[id].len() > limit {
+                let Some(oldest) = self.queues[id].pop() else { break };
+                self.discard(id, oldest, DeathReason::MaxLength, now, dead);
+            }
+        }
+        true
+    }
+
+    /// Takes a message out of the broker, by way of the dead-letter exchange where the
+    /// queue has one.
+    pub(super) fn discard(
+        &mut self,
+        id: QueueId,
+        entry: Entry,
+        reason: DeathReason,
+        now: Instant,
+        dead: &mut VecDeque<Dead>,
+    ) {
+        self.bytes -= entry.charge;
+        let queue = &self.queues[id].spec;
+        let name = queue.name.clone();
+        let target = queue.dead_letter_exchange.clone();
+        let message = entry.message.clone();
+        self.note(now, || Event::died(name.clone(), &message, reason));
+        let Some(exchange) = target else { return };
+        if reason != DeathReason::Rejected && death::is_cycle(&entry.message, &name) {
+            return;
+        }
+        let from = &self.exchanges[entry.exchange].name;
+        let message = death::mark(&entry.message, &name, reason, from, &entry.key);
+        dead.push_back(Dead { exchange, key: entry.key, message });
+    }
+
+    pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+}

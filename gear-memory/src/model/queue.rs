@@ -1,0 +1,157 @@
+//! A queue: messages in order, and the consumers that take turns.
+
+use std::collections::VecDeque;
+
+use gear_api::{Message, Text, topology};
+use tokio::time::Instant;
+
+use super::{ConnectionId, ConsumerId, ExchangeId, Policy};
+
+/// A message in a queue, or taken from it and not yet settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) message: Message,
+    pub(crate) key: Text,
+    pub(crate) exchange: ExchangeId,
+    pub(crate) expires: Option<Instant>,
+    /// Its place: grows with every message of the queue.
+    pub(crate) position: u64,
+    pub(crate) redelivered: bool,
+    /// How often it came back as a failure.
+    pub(crate) failures: u32,
+    /// What it counts towards the broker's memory, in bytes.
+    pub(crate) charge: usize,
+}
+
+impl Entry {
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) spec: topology::Queue,
+    pub(crate) owner: Option<ConnectionId>,
+    pub(crate) policy: Policy,
+    /// Where it is bound: what must be undone when it goes.
+    pub(crate) bindings: Vec<(ExchangeId, Text)>,
+    ready: VecDeque<Entry>,
+    /// Returned to a quorum queue: served first, in the order in which they came back.
+    returned: VecDeque<Entry>,
+    next_position: u64,
+    pub(crate) unsettled: usize,
+    pub(crate) consumers: usize,
+    pub(crate) exclusive_consumer: bool,
+    turns: Turns,
+    pub(crate) unused_since: Option<Instant>,
+    /// The earliest expiry of a head that a timer is set for.
+    pub(crate) head_timer: Option<Instant>,
+}
+
+impl Queue {
+    pub(crate) fn new(spec: topology::Queue, owner: Option<ConnectionId>, policy: Policy) -> Self {
+        Self {
+            spec,
+            owner,
+            policy,
+            bindings: Vec::new(),
+            ready: VecDeque::new(),
+            returned: VecDeque::new(),
+            next_position: 0,
+            unsettled: 0,
+            consumers: 0,
+            exclusive_consumer: false,
+            turns: Turns::default(),
+            unused_since: None,
+            head_timer: None,
+        }
+    }
+
+    /// Messages that wait for a consumer.
+    pub(crate) fn len(&self) -> usize {
+        self.ready.len() + self.returned.len()
+    }
+
+    pub(crate) fn push(&mut self, mut entry: Entry) {
+        entry.position = self.next_position;
+        self.next_position += 1;
+        self.ready.push_back(entry);
+    }
+
+    /// Puts back what a consumer did not settle: in a classic queue where it was.
+    pub(crate) fn give_back(&mut self, mut entry: Entry) {
+        entry.redelivered = true;
+        match self.spec.queue_type {
+            topology::QueueType::Quorum => self.returned.push_back(entry),
+            topology::QueueType::Classic => {
+                let place = self.ready.partition_point(|other| other.position < entry.position);
+                self.ready.insert(place, entry);
+            }
+        }
+    }
+
+    pub(crate) fn head(&self) -> Option<&Entry> {
+        self.returned.front().or_else(|| self.ready.front())
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
+        self.returned.pop_front().or_else(|| self.ready.pop_front())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.returned.iter().chain(&self.ready)
+    }
+
+    /// Takes out everything that `keep` does not want to stay.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) {
+        self.returned.retain_mut(&mut keep);
+        self.ready.retain_mut(&mut keep);
+    }
+
+    /// The shortest of the queue's and the policy's time to live.
+    pub(crate) fn time_to_live(&self) -> Option<std::time::Duration> {
+        match (self.spec.message_ttl, self.policy.message_ttl) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    pub(crate) fn max_length(&self) -> Option<usize> {
+        let limit = match (self.spec.max_length, self.policy.max_length) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        limit.map(|limit| limit as usize)
+    }
+
+    pub(crate) fn turns(&mut self) -> &mut Turns {
+        &mut self.turns
+    }
+}
+
+/// The consumers with capacity, in the order of their turns: the highest priority
+/// first, and among equals who has waited longest. One at its prefetch limit is not
+/// in here, and rejoins at the tail.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(VecDeque<(i32, ConsumerId)>);
+
+impl Turns {
+    pub(crate) fn join(&mut self, consumer: ConsumerId, priority: i32) {
+        let place = match self.0.back() {
+            Some(&(last, _)) if last < priority => {
+                self.0.partition_point(|&(other, _)| other >= priority)
+            }
+            _ => self.0.len(),
+        };
+        self.0.insert(place, (priority, consumer));
+    }
+
+    pub(crate) fn leave(&mut self, consumer: ConsumerId) {
+        self.0.retain(|&(_, other)| other != consumer);
+    }
+
+    pub(crate) fn take(&mut self) -> Option<ConsumerId> {
+        self.0.pop_front().map(|(_, consumer)| consumer)
+    }
+}

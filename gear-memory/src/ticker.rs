@@ -1,0 +1,150 @@
+//! What happens by itself: expiry, delays, reconnects; and how to know that nothing
+//! more will.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::broker::{Link, Shared, State};
+
+impl State {
+    fn next_timer(&self) -> Option<Instant> {
+        let back = self.connections.values().filter_map(|connection| match connection.link {
+            Link::Down(back) => Some(back),
+            Link::Up => None,
+        });
+        let held = self.held.keys().next().map(|(at, _)| *at);
+        back.chain(held).chain(self.model.next_timer()).min()
+    }
+
+    /// Whether anything will happen by itself, as far as the broker knows.
+    fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+            || !self.held.is_empty()
+            || self.connections.values().any(|connection| {
+                matches!(connection.link, Link::Down(_))
+                    || connection.subscriptions.iter().any(|s| s.inbox.has_arrived())
+            })
+            || self.model.queues().any(|queue| queue.is_busy())
+    }
+}
+
+impl Shared {
+    /// Sees to it that the ticker wakes in time.
+    pub(crate) fn set_timer(self: &Arc<Self>, state: &mut State) {
+        // Looking costs little where there is nothing to see, which is nearly always.
+        let model = state.model.next_timer();
+        if model.is_none() && state.held.is_empty() && !state.any_down() {
+            return;
+        }
+        let Some(next) = state.next_timer() else { return };
+        let running = state.ticker.as_ref().is_some_and(|ticker| !ticker.is_finished());
+        if running && state.timer_set.is_some_and(|set| set <= next) {
+            return;
+        }
+        state.timer_set = Some(next);
+        if running {
+            self.timer_changed.notify_one();
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // The first timer, or the runtime that had the ticker is gone.
+            state.ticker =
+                Some(runtime.spawn(tick(Arc::downgrade(self), self.timer_changed.clone())));
+        }
+    }
+
+    fn run_due(self: &Arc<Self>) -> Option<Instant> {
+        self.with(|state, now| {
+            // Awake already: nothing that is set meanwhile has to wake it.
+            state.timer_set = Some(now);
+            let due: Vec<_> = state.held.keys().take_while(|(at, _)| *at <= now).copied().collect();
+            for key in due {
+                if let Some((target, message)) = state.held.remove(&key) {
+                    // Its publisher was told long ago.
+                    let _ = self.route(state, &target, message, now);
+                }
+            }
+            let back: Vec<_> = state
+                .connections
+                .iter()
+                .filter(|(_, c)| matches!(c.link, Link::Down(at) if at <= now))
+                .map(|(id, _)| id)
+                .collect();
+            for connection in back {
+                self.reconnect(state, connection, now);
+            }
+            state.model.tick(now);
+        });
+        let mut state = self.lock();
+        state.timer_set = state.next_timer();
+        state.timer_set
+    }
+
+    pub(crate) async fn idle(self: &Arc<Self>) {
+        let _waiter = IdleWaiter::new(self);
+        loop {
+            self.settle_all();
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            let before = {
+                let state = self.lock();
+                (!state.is_busy()).then_some(state.activity)
+            };
+            let Some(before) = before else {
+                progress.await;
+                continue;
+            };
+            // With a paused clock, time passes only when no task can run.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.lock().activity == before {
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    fn any_down(&self) -> bool {
+        self.connections.values().any(|connection| connection.link != Link::Up)
+    }
+}
+
+/// Asks for [`Shared::progress`] as long as it lives.
+struct IdleWaiter<'a>(&'a Shared);
+
+impl<'a> IdleWaiter<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.lock().idle_waiters += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for IdleWaiter<'_> {
+    fn drop(&mut self) {
+        self.0.lock().idle_waiters -= 1;
+    }
+}
+
+async fn tick(shared: std::sync::Weak<Shared>, changed: Arc<tokio::sync::Notify>) {
+    loop {
+        let Some(strong) = shared.upgrade() else { return };
+        let next = strong.run_due();
+        drop(strong);
+        match next {
+            None => changed.notified().await,
+            Some(next) => {
+                tokio::select! {
+                    biased;
+                    () = changed.notified() => {}
+                    () = tokio::time::sleep_until(next) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.timer_changed.notify_one();
+    }
+}

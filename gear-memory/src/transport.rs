@@ -1,0 +1,534 @@
+//! One node's connection to the broker: the [`Transport`] on top of the model.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use gear_api::{
+    Capabilities, Clock, Consumer, ConsumerEnd, Message, Publish, PublishError, ReplySink, ReplyTo,
+    Route, Status, SubscribeError, Subscription, Text, Transport, topology,
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    broker::{Link, Shared, State, Waiting},
+    fault::Fault,
+    inbox::{Inbox, InboxSource},
+    model::{ConnectionId, Consume, ExchangeId, Refusal},
+    record::Event,
+};
+
+/// One node's connection to a [`MemoryBroker`](crate::MemoryBroker).
+///
+/// Cheap to clone; the clones are one connection. A test keeps one to cut it:
+///
+/// ```
+/// use gear_api::{Status, Transport};
+/// use gear_memory::MemoryBroker;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let broker = MemoryBroker::new();
+/// let link = broker.connect();
+/// link.cut();
+/// assert_eq!(*link.status().borrow(), Status::Connecting);
+/// broker.idle().await; // by now it is back
+/// assert_eq!(*link.status().borrow(), Status::Ready);
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct MemoryTransport(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    status: watch::Sender<Status>,
+}
+
+/// One subscription of a connection, as it is made again after a cut.
+#[derive(Clone)]
+pub(crate) struct Subscribed {
+    pub(crate) inbox: Arc<Inbox>,
+    declaration: topology::Declaration,
+    /// The queue of what is set aside, where there is one.
+    dead: Option<topology::Declaration>,
+    consume: Consume,
+}
+
+/// Where a message goes, in terms of the model.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    exchange: ExchangeId,
+    key: Text,
+    /// Whether reaching nobody is an error.
+    mandatory: bool,
+    expires: Option<Instant>,
+}
+
+/// What became of a message that was handed over.
+pub(crate) enum HandedOver {
+    Answer(Result<(), PublishError>),
+    LostConfirm,
+}
+
+/// How long a publisher waits for a confirm that is lost.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many messages a tap holds before the queue behind it begins to fill.
+const TAP_PREFETCH: u32 = 1_000;
+const LOST_CONFIRM: Text = Text::from_static("its confirm was lost");
+
+impl MemoryTransport {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        id: ConnectionId,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self(Arc::new(Handle { shared, id, status }))
+    }
+
+    /// Cuts the connection, as a network does. It comes back after the broker's
+    /// [`reconnect_delay`](crate::MemoryBrokerBuilder::reconnect_delay).
+    pub fn cut(&self) {
+        self.cut_for(self.0.shared.reconnect_delay);
+    }
+
+    /// Cuts the connection for so long.
+    pub fn cut_for(&self, time: Duration) {
+        self.0.shared.with(|state, now| {
+            if state.connections.get(self.0.id).is_some_and(|c| c.link == Link::Up) {
+                state.cut(self.0.id, now + time, now);
+            }
+        });
+    }
+}
+
+impl Handle {
+    /// Lets go of everything. What consumers have settled is settled; the rest goes back.
+    fn close(&self) {
+        self.shared.settle_all();
+        self.shared.with(|state, now| {
+            let Some(connection) = state.connections.remove(self.id) else { return };
+            connection.status.send_replace(Status::Closed(Text::from_static("it was closed")));
+            for subscribed in connection.subscriptions {
+                subscribed.inbox.detach();
+                let (_, wake) = subscribed.inbox.finish(ConsumerEnd::Closed);
+                state.model.wakes().extend(wake);
+            }
+            state.model.drop_connection(self.id, now);
+        });
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl From<MemoryTransport> for Arc<dyn Transport> {
+    fn from(transport: MemoryTransport) -> Self {
+        Arc::new(transport)
+    }
+}
+
+impl fmt::Debug for MemoryTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryTransport")
+            .field("status", &*self.0.status.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Transport for MemoryTransport {
+    fn send(&self, route: Route<'_>, message: Message) -> Publish {
+        let shared = &self.0.shared;
+        let limit = shared.max_message_bytes;
+        if message.body().len() > limit {
+            let bytes = message.body().len();
+            return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
+        }
+        let now = Instant::now();
+        let mut state = shared.lock();
+        let Some(link) = state.connections.get(self.0.id).map(|connection| connection.link) else {
+            return Publish::ready(Err(PublishError::Closed));
+        };
+        let Some(target) = shared.target(&mut state, route, &message) else {
+            return Publish::ready(Err(PublishError::Unsupported("route of this kind")));
+        };
+        if link == Link::Up && state.is_plain(shared) {
+            let answer = shared.route(&mut state, &target, message, now);
+            if state.model.bytes() > shared.watermark {
+                drop(state);
+                shared.with(|_, _| ()); // tells everybody
+            } else {
+                shared.finish(state);
+            }
+            return Publish::ready(answer);
+        }
+        drop(state);
+        shared.send_slowly(self.0.id, target, message)
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {
+        let shared = &self.0.shared;
+        let (subscribed, listening) = self.0.plan(subscription)?;
+        loop {
+            let down = shared.with(|state, now| {
+                let connection = state.connections.get(self.0.id).ok_or(SubscribeError::Closed)?;
+                if connection.link != Link::Up {
+                    return Ok(true);
+                }
+                shared
+                    .start(state, &subscribed, now)
+                    .map_err(|refusal| self.explain(&subscribed, refusal))?;
+                if let Some(connection) = state.connections.get_mut(self.0.id) {
+                    connection.subscriptions.push(subscribed.clone());
+                }
+                Ok(false)
+            })?;
+            if !down {
+                break;
+            }
+            let mut status = self.0.status.subscribe();
+            let _ = status.wait_for(|status| *status != Status::Connecting).await;
+        }
+        if let Some((sink, at)) = listening {
+            sink.listening(at);
+        }
+        let is_tap = subscribed.declaration.queue.exclusive;
+        Ok(Consumer::new(InboxSource::new(Arc::clone(shared), subscribed.inbox, is_tap)))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut all = Capabilities::default();
+        all.confirms = true;
+        all.mandatory = true;
+        all.durable = true;
+        all.expiry = true;
+        all.delays = true;
+        all.dead_letters = true;
+        all.events = true;
+        all.taps = true;
+        all.exclusive_instances = true;
+        all.virtual_time = true;
+        all.max_message_bytes = self.0.shared.max_message_bytes;
+        all
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.0.status.subscribe()
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.shared.clock
+    }
+
+    fn seed(&self) -> u64 {
+        use std::hash::{BuildHasher, RandomState};
+        let number = self.0.number();
+        self.0.shared.seed_of(number).unwrap_or_else(|| RandomState::new().hash_one(number))
+    }
+
+    async fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl MemoryTransport {
+    fn explain(&self, subscribed: &Subscribed, refusal: Refusal) -> SubscribeError {
+        let name = &subscribed.declaration.queue.name;
+        match (refusal, name.parse()) {
+            (Refusal::AccessRefused(_), Ok(instance)) if subscribed.consume.exclusive => {
+                SubscribeError::NameInUse(instance)
+            }
+            (refusal, _) => SubscribeError::Refused(refusal.to_string().into()),
+        }
+    }
+}
+
+impl Handle {
+    fn number(&self) -> u64 {
+        self.shared.lock().connections.get(self.id).map_or(0, |connection| connection.number)
+    }
+
+    /// What a subscription comes to, and who must be told where replies go.
+    #[allow(clippy::type_complexity)] // a pair of two things that belong together once
+    fn plan(
+        &self,
+        subscription: Subscription,
+    ) -> Result<(Subscribed, Option<(Arc<dyn ReplySink>, ReplyTo)>), SubscribeError> {
+        let mut listening = None;
+        let mut exclusive = false;
+        let (declaration, prefetch, service) = match subscription {
+            Subscription::Service { service, prefetch } => {
+                (topology::service(&service), prefetch.max(1).into(), Some(service))
+            }
+            Subscription::Instance { instance, prefetch } => {
+                exclusive = true;
+                let service = instance.service().clone();
+                (topology::instance(&instance), prefetch.max(1).into(), Some(service))
+            }
+            Subscription::Replies { instance, sink } => {
+                let number = self.shared.with(|state, _| state.number());
+                let id = match self.shared.seed_of(number) {
+                    Some(seed) => format!("{seed:016x}"),
+                    None => format!("{:08x}{number:08x}", self.shared.clock.now().unix_ms() as u32),
+                };
+                let at = ReplyTo::instance(&instance, id);
+                let declaration = topology::replies(&at);
+                listening = Some((sink, at));
+                (declaration, 0, None)
+            }
+            Subscription::Events { group, patterns, prefetch } => {
+                let service = group.service().clone();
+                (topology::events(&group, &patterns), prefetch.max(1).into(), Some(service))
+            }
+            Subscription::Tap { feed, pattern } => {
+                (topology::tap(feed, &pattern), TAP_PREFETCH, None)
+            }
+            _ => return Err(SubscribeError::Unsupported("subscription of this kind")),
+        };
+        let sink = listening.as_ref().map(|(sink, _)| Arc::clone(sink));
+        let subscribed = Subscribed {
+            inbox: Inbox::new(prefetch, sink.clone()),
+            dead: service.as_ref().map(topology::dead),
+            declaration,
+            consume: Consume {
+                connection: self.id,
+                prefetch,
+                no_ack: sink.is_some(),
+                exclusive,
+                priority: 0,
+                set_aside: service.map(|service| service.as_str().into()),
+            },
+        };
+        Ok((subscribed, listening))
+    }
+}
+
+impl Shared {
+    /// Declares what a subscription needs, and starts its consumer.
+    fn start(
+        self: &Arc<Self>,
+        state: &mut State,
+        subscribed: &Subscribed,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let connection = subscribed.consume.connection;
+        let mut consumed = None;
+        for declaration in subscribed.dead.iter().chain([&subscribed.declaration]) {
+            let queue = state.model.declare_queue(&declaration.queue, connection, now)?;
+            for binding in &declaration.stale {
+                let exchange = state.model.exchange(&binding.exchange)?;
+                state.model.unbind(queue, exchange, &binding.key);
+            }
+            for binding in &declaration.bindings {
+                let exchange = state.model.exchange(&binding.exchange)?;
+                state.model.bind(queue, exchange, &binding.key)?;
+            }
+            consumed = Some(queue);
+        }
+        if let Some(queue) = consumed {
+            // Attached before it can deliver: the lease must be there with the first delivery.
+            let outlet = Arc::clone(&subscribed.inbox);
+            let consumer = state.model.consume(queue, subscribed.consume.clone(), outlet, now)?;
+            subscribed.inbox.attach(self, consumer);
+        }
+        Ok(())
+    }
+
+    /// The connection is back: everything is declared and consumed again.
+    pub(crate) fn reconnect(self: &Arc<Self>, state: &mut State, id: ConnectionId, now: Instant) {
+        let Some(connection) = state.connections.get_mut(id) else { return };
+        connection.link = Link::Up;
+        connection.status.send_replace(Status::Ready);
+        let number = connection.number;
+        for subscribed in connection.subscriptions.clone() {
+            if let Err(refusal) = self.start(state, &subscribed, now) {
+                let (_, wake) =
+                    subscribed.inbox.finish(ConsumerEnd::Broker(refusal.to_string().into()));
+                state.model.wakes().extend(wake);
+            }
+        }
+        state.model.note(now, || Event::Connection { number, up: true });
+    }
+
+    fn target(
+        self: &Arc<Self>,
+        state: &mut State,
+        route: Route<'_>,
+        message: &Message,
+    ) -> Option<Target> {
+        let exchanges = &self.exchanges;
+        let expires = message.deadline().map(|deadline| self.clock.instant(deadline));
+        Some(match route {
+            Route::Address(address) => {
+                Target { exchange: exchanges.entry, key: address.key(), mandatory: true, expires }
+            }
+            Route::Reply(to) => {
+                let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
+                Target { exchange, key: to.key(), mandatory: true, expires }
+            }
+            Route::Event(topic) => {
+                Target { exchange: exchanges.events, key: topic.key(), mandatory: false, expires }
+            }
+            Route::Dead(service) => {
+                let key = service.as_str().into();
+                Target { exchange: exchanges.dead, key, mandatory: true, expires: None }
+            }
+            Route::Delayed { delay, queue } => {
+                let exchange = self.declare_delay(state, delay)?;
+                Target { exchange, key: queue.into(), mandatory: true, expires: None }
+            }
+            _ => return None,
+        })
+    }
+
+    fn declare_delay(&self, state: &mut State, delay: Duration) -> Option<ExchangeId> {
+        let (exchange, declaration) = topology::delay(delay);
+        let exchange = state.model.declare_exchange(&exchange).ok()?;
+        let nobody = ConnectionId::default();
+        let queue = state.model.declare_queue(&declaration.queue, nobody, Instant::now()).ok()?;
+        for binding in &declaration.bindings {
+            state.model.bind(queue, exchange, &binding.key).ok()?;
+        }
+        Some(exchange)
+    }
+
+    /// Routes a message, and says what its publisher is told.
+    pub(crate) fn route(
+        &self,
+        state: &mut State,
+        target: &Target,
+        message: Message,
+        now: Instant,
+    ) -> Result<(), PublishError> {
+        let outcome =
+            state.model.publish(target.exchange, &target.key, message, target.expires, now);
+        if outcome.refused {
+            Err(PublishError::Refused(Text::from_static("a queue is full")))
+        } else if outcome.queues == 0 && target.mandatory {
+            Err(PublishError::NotRouted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands a message over, with the fault that hits it.
+    pub(crate) fn hand_over(
+        &self,
+        state: &mut State,
+        mut target: Target,
+        message: Message,
+        now: Instant,
+    ) -> HandedOver {
+        HandedOver::Answer(match state.faults.next(&target.key) {
+            None => self.route(state, &target, message, now),
+            Some(Fault::Refuse) => {
+                Err(PublishError::Refused(Text::from_static("a fault was injected")))
+            }
+            Some(Fault::LoseConfirm) => {
+                let _ = self.route(state, &target, message, now);
+                return HandedOver::LostConfirm;
+            }
+            Some(Fault::LoseMessage) => Ok(()),
+            Some(Fault::Duplicate) => {
+                let _ = self.route(state, &target, message.clone(), now);
+                self.route(state, &target, message, now)
+            }
+            Some(Fault::Expire) => {
+                target.expires = Some(now);
+                self.route(state, &target, message, now)
+            }
+            Some(Fault::Delay(delay)) => {
+                let mut queues = Vec::new();
+                state.model.find_queues(target.exchange, &target.key, &mut queues);
+                if queues.is_empty() && target.mandatory {
+                    Err(PublishError::NotRouted)
+                } else {
+                    let number = state.number();
+                    state.held.insert((now + delay, number), (target, message));
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// Sends where something is in the way: a cut link, an alarm, a fault.
+    fn send_slowly(
+        self: &Arc<Self>,
+        connection: ConnectionId,
+        target: Target,
+        message: Message,
+    ) -> Publish {
+        let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
+        let (answer, mut receiver) = oneshot::channel();
+        let number = self.with(|state, _| {
+            let number = state.number();
+            state.waiting.insert(number, Waiting { connection, target, message, answer });
+            number
+        });
+        // `with` has sent it already if it could.
+        match receiver.try_recv() {
+            Ok(answer) => return Publish::ready(answer),
+            Err(oneshot::error::TryRecvError::Closed) => {
+                return Publish::handed_over(lost_confirm(deadline));
+            }
+            Err(oneshot::error::TryRecvError::Empty) => {}
+        }
+        let guard = WaitingGuard { shared: Arc::clone(self), number };
+        Publish::waiting(async move {
+            let waited = match deadline {
+                None => Ok((&mut receiver).await),
+                Some(deadline) => tokio::time::timeout_at(deadline, &mut receiver).await,
+            };
+            match waited {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => {
+                    let lost = lost_confirm(deadline).await;
+                    lost.unwrap_or(Err(PublishError::Unknown(LOST_CONFIRM)))
+                }
+                Err(_) => {
+                    drop(guard);
+                    // It may have gone in the very moment before.
+                    receiver.try_recv().unwrap_or_else(|_| {
+                        Err(PublishError::NotSent(Text::from_static(
+                            "the broker took no messages until its deadline",
+                        )))
+                    })
+                }
+            }
+        })
+    }
+}
+
+/// A confirm that never comes: the publisher gives up at the deadline.
+fn lost_confirm(deadline: Option<Instant>) -> oneshot::Receiver<Result<(), PublishError>> {
+    let (answer, receiver) = oneshot::channel();
+    let limit = Instant::now() + CONFIRM_TIMEOUT;
+    let until = deadline.map_or(limit, |deadline| deadline.min(limit));
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            tokio::time::sleep_until(until).await;
+            let _ = answer.send(Err(PublishError::Unknown(LOST_CONFIRM)));
+        });
+    }
+    receiver
+}
+
+/// Takes the message back when nobody waits for it any more.
+struct WaitingGuard {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for WaitingGuard {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let taken = state.waiting.remove(&self.number);
+        drop(state);
+        drop(taken);
+    }
+}
