@@ -1,28 +1,21 @@
-//! The broker as its users hold it, and the lock around the model.
+//! The broker as its users hold it, and what they can see and do to it.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-use gear_api::{
-    Clock, ConsumerEnd, Message, Pattern, PublishError, Status, Text, Timestamp, Verdict, mix,
-    topology,
-};
-use slotmap::SlotMap;
-use tokio::{
-    sync::{Notify, oneshot, watch},
-    time::Instant,
-};
+use gear_api::{Clock, Message, Pattern, Status, Text, Timestamp};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    fault::{Faults, Injection},
-    inbox::{Inbox, Wake},
-    model::{ConnectionId, ConsumerId, ExchangeId, Model, Policy, Tag},
-    record::{Event, Record, Recorded},
-    transport::{MemoryTransport, Target},
+    fault::Injection,
+    model::{ConnectionId, Model, Policy},
+    record::{Record, Recorded},
+    shared::{Connection, Link, Options, Shared},
+    transport::MemoryTransport,
 };
 
 /// A broker in the process, with RabbitMQ's rules.
@@ -130,34 +123,16 @@ impl MemoryBrokerBuilder {
     /// The broker.
     #[must_use]
     pub fn build(self) -> MemoryBroker {
-        let start = self.seed.map_or_else(|| std::time::SystemTime::now().into(), |_| SEEDED_EPOCH);
+        let start = self.seed.map_or_else(|| SystemTime::now().into(), |_| SEEDED_EPOCH);
         let record = self.record.map(|limit| Record::new(limit.max(1), Instant::now()));
-        let mut model = Model::new(record);
-        let exchanges = Exchanges::declare(&mut model);
-        MemoryBroker(Arc::new(Shared {
-            state: Mutex::new(State {
-                model,
-                connections: SlotMap::with_key(),
-                connected: 0,
-                faults: Faults::default(),
-                alarm: None,
-                waiting: BTreeMap::new(),
-                held: BTreeMap::new(),
-                numbers: 0,
-                activity: 0,
-                idle_waiters: 0,
-                timer_set: None,
-                ticker: None,
-            }),
-            exchanges,
+        let options = Options {
             seed: self.seed,
             clock: Clock::virtual_from(start),
             watermark: self.watermark,
             max_message_bytes: self.max_message_bytes,
             reconnect_delay: self.reconnect_delay,
-            timer_changed: Arc::new(Notify::new()),
-            progress: Notify::new(),
-        }))
+        };
+        MemoryBroker(Arc::new(Shared::new(Model::new(record), options)))
     }
 }
 
@@ -221,7 +196,7 @@ impl MemoryBroker {
         self.0.with(|state, now| {
             let all: Vec<ConnectionId> = state.connections.keys().collect();
             for id in all {
-                state.cut(id, now + self.0.reconnect_delay, now);
+                state.cut(id, now.get() + self.0.reconnect_delay, now);
             }
             state.model.restart();
         });
@@ -338,281 +313,6 @@ impl Default for MemoryBroker {
 
 impl fmt::Debug for MemoryBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = f.debug_struct("MemoryBroker");
-        if let Ok(state) = self.0.state.try_lock() {
-            out.field("stored_bytes", &state.model.bytes());
-            out.field("connections", &state.connections.len());
-        }
-        out.finish_non_exhaustive()
-    }
-}
-
-/// The exchanges of the wire contract.
-pub(crate) struct Exchanges {
-    pub(crate) entry: ExchangeId,
-    pub(crate) reply: ExchangeId,
-    pub(crate) events: ExchangeId,
-    pub(crate) dead: ExchangeId,
-    pub(crate) default: ExchangeId,
-}
-
-impl Exchanges {
-    fn declare(model: &mut Model<Arc<Inbox>>) -> Self {
-        for exchange in topology::exchanges() {
-            // An empty model has nothing that could be in the way.
-            let declared = model.declare_exchange(&exchange);
-            debug_assert!(declared.is_ok());
-        }
-        let (source, to, key) = topology::CAST_BINDING;
-        if let (Ok(source), Ok(to)) = (model.exchange(&source), model.exchange(&to)) {
-            let bound = model.bind_exchange(source, to, &key);
-            debug_assert!(bound.is_ok());
-        }
-        let id = |name: Text| model.exchange(&name).unwrap_or_default();
-        Self {
-            entry: id(topology::exchange::ENTRY),
-            reply: id(topology::exchange::REPLY),
-            events: id(topology::exchange::EVENTS),
-            dead: id(topology::exchange::DEAD),
-            default: id(topology::exchange::DEFAULT),
-        }
-    }
-}
-
-/// What all handles of one broker share.
-pub(crate) struct Shared {
-    state: Mutex<State>,
-    pub(crate) exchanges: Exchanges,
-    pub(crate) seed: Option<u64>,
-    pub(crate) clock: Clock,
-    pub(crate) watermark: usize,
-    pub(crate) max_message_bytes: usize,
-    pub(crate) reconnect_delay: Duration,
-    pub(crate) timer_changed: Arc<Notify>,
-    pub(crate) progress: Notify,
-}
-
-pub(crate) struct State {
-    pub(crate) model: Model<Arc<Inbox>>,
-    pub(crate) connections: SlotMap<ConnectionId, Connection>,
-    connected: u64,
-    pub(crate) faults: Faults,
-    alarm: Option<Text>,
-    /// Messages that could not be handed over, in the order of sending.
-    pub(crate) waiting: BTreeMap<u64, Waiting>,
-    /// Messages that a fault holds back, by time.
-    pub(crate) held: BTreeMap<(Instant, u64), (Target, Message)>,
-    numbers: u64,
-    /// Counts everything that happens.
-    pub(crate) activity: u64,
-    pub(crate) idle_waiters: usize,
-    /// What the ticker waits for.
-    pub(crate) timer_set: Option<Instant>,
-    pub(crate) ticker: Option<tokio::task::JoinHandle<()>>,
-}
-
-pub(crate) struct Connection {
-    pub(crate) number: u64,
-    pub(crate) status: watch::Sender<Status>,
-    pub(crate) link: Link,
-    pub(crate) subscriptions: Vec<crate::transport::Subscribed>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Link {
-    Up,
-    /// Cut, and back at that time.
-    Down(Instant),
-}
-
-/// A message that could not be handed over yet.
-pub(crate) struct Waiting {
-    pub(crate) connection: ConnectionId,
-    pub(crate) target: Target,
-    pub(crate) message: Message,
-    pub(crate) answer: oneshot::Sender<Result<(), PublishError>>,
-}
-
-impl State {
-    pub(crate) fn number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
-    }
-
-    /// Why publishers have to wait, if they have to.
-    pub(crate) fn blocked(&self, shared: &Shared) -> Option<Text> {
-        if let Some(why) = &self.alarm {
-            return Some(why.clone());
-        }
-        (self.model.bytes() > shared.watermark)
-            .then_some(const { Text::from_static("the memory watermark is exceeded") })
-    }
-
-    /// Whether messages go straight to the model.
-    pub(crate) fn is_plain(&self, shared: &Shared) -> bool {
-        self.alarm.is_none()
-            && self.faults.is_empty()
-            && self.waiting.is_empty()
-            && self.model.bytes() <= shared.watermark
-    }
-
-    /// Cuts a connection until `back`.
-    pub(crate) fn cut(&mut self, id: ConnectionId, back: Instant, now: Instant) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.link = Link::Down(back);
-        connection.status.send_replace(Status::Connecting);
-        for subscribed in &connection.subscriptions {
-            subscribed.inbox.detach();
-        }
-        let number = connection.number;
-        self.model.drop_connection(id, now);
-        self.model.note(now, || Event::Connection { number, up: false });
-    }
-}
-
-impl Shared {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the state, and then does what the change entails: blocked publishers go on
-    /// or are told, timers are set, tasks are woken once the lock is gone.
-    pub(crate) fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut State, Instant) -> R) -> R {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let result = change(&mut state, now);
-        self.release_waiting(&mut state, now);
-        self.show_blocked(&mut state);
-        self.finish(state);
-        result
-    }
-
-    /// The end of every change: sets timers, unlocks, wakes.
-    pub(crate) fn finish(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        state.activity += 1;
-        self.set_timer(&mut state);
-        let idle_waiters = state.idle_waiters > 0;
-        let wakes = state.model.wakes();
-        // Mostly there is one at most, and then the buffer stays where it is.
-        if wakes.len() <= 1 {
-            let wake = wakes.pop();
-            drop(state);
-            if let Some(wake) = wake {
-                wake.run();
-            }
-        } else {
-            let wakes = std::mem::take(wakes);
-            drop(state);
-            wakes.into_iter().for_each(Wake::run);
-        }
-        if idle_waiters {
-            self.progress.notify_waiters();
-        }
-    }
-
-    /// Hands over, in their order, the messages that waited and need not any more.
-    fn release_waiting(self: &Arc<Self>, state: &mut State, now: Instant) {
-        if state.waiting.is_empty() {
-            return;
-        }
-        let mut next = 0;
-        while state.blocked(self).is_none()
-            && let Some((&number, waiting)) = state.waiting.range(next..).next()
-        {
-            next = number + 1;
-            let link = state.connections.get(waiting.connection).map(|c| c.link);
-            if matches!(link, Some(Link::Down(_))) {
-                continue;
-            }
-            let Some(Waiting { target, message, answer, .. }) = state.waiting.remove(&number)
-            else {
-                continue;
-            };
-            if link.is_none() {
-                let _ = answer.send(Err(PublishError::Closed));
-                continue;
-            }
-            match self.hand_over(state, target, message, now) {
-                crate::transport::HandedOver::Answer(result) => {
-                    let _ = answer.send(result);
-                }
-                // Dropping the sender tells the same: nobody will ever know.
-                crate::transport::HandedOver::LostConfirm => drop(answer),
-            }
-        }
-    }
-
-    /// Tells those who are connected whether publishing works.
-    fn show_blocked(&self, state: &mut State) {
-        let blocked = state.blocked(self);
-        for connection in state.connections.values() {
-            if connection.link != Link::Up {
-                continue;
-            }
-            connection.status.send_if_modified(|status| {
-                let new = match &blocked {
-                    Some(why) => Status::Blocked(why.clone()),
-                    None => Status::Ready,
-                };
-                let changed = *status != new;
-                *status = new;
-                changed
-            });
-        }
-    }
-
-    /// Settlements from a consumer, in one go.
-    pub(crate) fn settle(self: &Arc<Self>, consumer: ConsumerId, settled: Vec<(Tag, Verdict)>) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let was_blocked = !state.is_plain(self);
-        state.model.settle(consumer, settled, now);
-        if was_blocked {
-            self.release_waiting(&mut state, now);
-            self.show_blocked(&mut state);
-        }
-        self.finish(state);
-    }
-
-    /// Brings all settlements to the broker that consumers still hold.
-    pub(crate) fn settle_all(self: &Arc<Self>) {
-        self.with(|state, now| {
-            let State { model, connections, .. } = state;
-            for connection in connections.values() {
-                for subscribed in &connection.subscriptions {
-                    if let Some(consumer) = subscribed.inbox.consumer() {
-                        model.settle(consumer, subscribed.inbox.take_settled(), now);
-                    }
-                }
-            }
-        });
-    }
-
-    /// Ends a subscription: what nobody took goes back.
-    pub(crate) fn stop(self: &Arc<Self>, inbox: &Arc<Inbox>, untaken: Vec<Tag>) {
-        self.with(|state, now| {
-            let consumer = inbox.consumer();
-            let settled = inbox.take_settled();
-            let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);
-            state.model.wakes().extend(wake);
-            if let Some(consumer) = consumer {
-                if inbox.takes_replies() {
-                    // Whoever answers now learns at once that nobody listens.
-                    state.model.delete_queue_of(consumer);
-                }
-                state.model.cancel(consumer, now);
-                let untaken = untaken.into_iter().chain(arrived);
-                let returned = untaken.map(|tag| (tag, Verdict::Requeue));
-                state.model.settle(consumer, settled.into_iter().chain(returned), now);
-            }
-            for connection in state.connections.values_mut() {
-                connection.subscriptions.retain(|other| !Arc::ptr_eq(&other.inbox, inbox));
-            }
-        });
-    }
-
-    /// The seed of the connection with this number.
-    pub(crate) fn seed_of(&self, number: u64) -> Option<u64> {
-        self.seed.map(|seed| mix(seed ^ mix(number)))
+        f.debug_struct("MemoryBroker").finish_non_exhaustive()
     }
 }

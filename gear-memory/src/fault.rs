@@ -20,8 +20,6 @@ pub enum Fault {
     Duplicate,
     /// It reaches its queues so much later.
     Delay(Duration),
-    /// It expires as soon as it arrives.
-    Expire,
 }
 
 /// Which messages a [`Fault`] hits: the next one, unless it says more.

@@ -16,8 +16,8 @@ use gear_api::{
 use slotmap::{Key, KeyData};
 
 use crate::{
-    broker::Shared,
     model::{ConsumerId, Delivered, Outlet, Tag},
+    shared::Shared,
 };
 
 /// Settlements that are collected before they go to the broker, at most.
@@ -26,6 +26,13 @@ const SETTLE_BATCH: usize = 64;
 /// One subscription, over all reconnects of its connection.
 pub(crate) struct Inbox {
     state: Mutex<State>,
+    /// Settlements that have not gone to the broker yet. A lock of its own, which publishers
+    /// never take.
+    settled: Mutex<Settled>,
+    /// Whether the consumer's task waits, or has ended: then nobody else takes the
+    /// settlements to the broker. Written before `settled` is looked at, read after it was
+    /// added to, so that its lock orders the two.
+    unattended: AtomicBool,
     /// Replies go there at once, and are never settled.
     sink: Option<Arc<dyn ReplySink>>,
     /// Settlements go to the broker when so many are here.
@@ -37,10 +44,16 @@ struct State {
     /// The broker's consumer while the connection is up.
     lease: Option<Arc<Lease>>,
     arrived: VecDeque<Delivered>,
-    settled: Vec<(Tag, Verdict)>,
     /// Set while the consumer's task waits.
     waker: Option<Waker>,
     end: Option<ConsumerEnd>,
+}
+
+/// Settlements of one consumer.
+#[derive(Default)]
+struct Settled {
+    consumer: ConsumerId,
+    verdicts: Vec<(Tag, Verdict)>,
 }
 
 /// The time of one connection: deliveries of an earlier one can not be settled.
@@ -70,11 +83,21 @@ impl Inbox {
     pub(crate) fn new(prefetch: u32, sink: Option<Arc<dyn ReplySink>>) -> Arc<Self> {
         // With half the prefetch settled the broker can go on while the rest is handled.
         let batch = (prefetch as usize / 2).clamp(1, SETTLE_BATCH);
-        Arc::new(Self { state: Mutex::default(), sink, batch })
+        Arc::new(Self {
+            state: Mutex::default(),
+            settled: Mutex::default(),
+            unattended: AtomicBool::new(false),
+            sink,
+            batch,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The broker has a consumer for it again.
@@ -95,7 +118,9 @@ impl Inbox {
             lease.over.store(true, Ordering::Release);
         }
         state.arrived.clear();
-        state.settled.clear();
+        drop(state);
+        // `over` is set before this and read under this lock: nothing stale comes in later.
+        drop(self.take_settled());
     }
 
     pub(crate) fn consumer(&self) -> Option<ConsumerId> {
@@ -103,14 +128,17 @@ impl Inbox {
     }
 
     /// Takes the settlements that have not gone to the broker yet.
-    pub(crate) fn take_settled(&self) -> Vec<(Tag, Verdict)> {
-        std::mem::take(&mut self.lock().settled)
+    pub(crate) fn take_settled(&self) -> Option<(ConsumerId, Vec<(Tag, Verdict)>)> {
+        let mut settled = self.lock_settled();
+        let verdicts = std::mem::take(&mut settled.verdicts);
+        (!verdicts.is_empty()).then_some((settled.consumer, verdicts))
     }
 
     /// No more deliveries. Returns the tags of those that nobody took.
     pub(crate) fn finish(&self, end: ConsumerEnd) -> (Vec<Tag>, Option<Wake>) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
+        self.unattended.store(true, Ordering::Relaxed);
         // What is still to be settled holds the lease itself.
         state.lease = None;
         let untaken = std::mem::take(&mut state.arrived);
@@ -147,24 +175,21 @@ impl Outlet for Arc<Inbox> {
 
 impl Settle for Lease {
     fn settle(&self, tag: u64, verdict: Verdict) {
+        let mut settled = self.inbox.lock_settled();
         if self.over.load(Ordering::Acquire) {
             return;
         }
-        let mut state = self.inbox.lock();
-        if self.over.load(Ordering::Acquire) {
-            return;
-        }
-        state.settled.push((Tag::from(KeyData::from_ffi(tag)), verdict));
-        // While the consumer's task waits, nobody else would take the batch to the broker.
+        settled.consumer = self.consumer;
+        settled.verdicts.push((Tag::from(KeyData::from_ffi(tag)), verdict));
         // What is not an ack goes at once: somebody waits for the message to come back.
-        let now = state.waker.is_some()
-            || state.end.is_some()
-            || state.settled.len() >= self.inbox.batch
-            || verdict != Verdict::Ack;
+        let now = settled.verdicts.len() >= self.inbox.batch
+            || verdict != Verdict::Ack
+            || self.inbox.unattended.load(Ordering::Relaxed);
         if now {
-            let settled = std::mem::take(&mut state.settled);
-            drop(state);
-            self.shared.settle(self.consumer, settled);
+            let verdicts = std::mem::take(&mut settled.verdicts);
+            drop(settled);
+            // The connection may be lost by now; the broker then does not know the consumer.
+            self.shared.settle(self.consumer, verdicts);
         }
     }
 }
@@ -214,6 +239,9 @@ impl InboxSource {
 impl Source for InboxSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>> {
         let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+        if self.inbox.unattended.load(Ordering::Relaxed) && !self.stopped {
+            self.inbox.unattended.store(false, Ordering::Relaxed);
+        }
         loop {
             if let Some(delivery) = self.take() {
                 progress.made_progress();
@@ -225,20 +253,16 @@ impl Source for InboxSource {
                 self.lease.clone_from(&state.lease);
                 continue;
             }
-            if !state.settled.is_empty() {
-                let settled = std::mem::take(&mut state.settled);
-                let consumer = state.lease.as_ref().map(|lease| lease.consumer);
-                drop(state);
-                if let Some(consumer) = consumer {
-                    self.shared.settle(consumer, settled);
-                }
-                continue;
-            }
             if let Some(end) = &state.end {
                 return Poll::Ready(Err(end.clone()));
             }
             if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 state.waker = Some(cx.waker().clone());
+            }
+            drop(state);
+            self.inbox.unattended.store(true, Ordering::Relaxed);
+            if let Some((consumer, verdicts)) = self.inbox.take_settled() {
+                self.shared.settle(consumer, verdicts);
             }
             return Poll::Pending;
         }

@@ -3,7 +3,9 @@ mod broker;
 mod fault;
 mod inbox;
 mod model;
+mod now;
 mod record;
+mod shared;
 mod ticker;
 mod transport;
 

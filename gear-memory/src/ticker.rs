@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::broker::{Link, Shared, State};
+use crate::shared::{Link, Shared, State};
 
 impl State {
     fn next_timer(&self) -> Option<Instant> {
@@ -32,16 +32,19 @@ impl State {
 impl Shared {
     /// Sees to it that the ticker wakes in time.
     pub(crate) fn set_timer(self: &Arc<Self>, state: &mut State) {
-        // Looking costs little where there is nothing to see, which is nearly always.
-        let model = state.model.next_timer();
-        if model.is_none() && state.held.is_empty() && !state.any_down() {
+        // Runs at the end of every change, so it looks at no more than it must.
+        let mut next = state.model.next_timer();
+        if let Some((at, _)) = state.held.keys().next() {
+            next = Some(next.map_or(*at, |next| next.min(*at)));
+        }
+        if state.down > 0 {
+            next = state.next_timer();
+        }
+        let Some(next) = next else { return };
+        if state.timer_set.is_some_and(|set| set <= next) && !state.ticker_is_gone() {
             return;
         }
-        let Some(next) = state.next_timer() else { return };
-        let running = state.ticker.as_ref().is_some_and(|ticker| !ticker.is_finished());
-        if running && state.timer_set.is_some_and(|set| set <= next) {
-            return;
-        }
+        let running = !state.ticker_is_gone();
         state.timer_set = Some(next);
         if running {
             self.timer_changed.notify_one();
@@ -54,9 +57,11 @@ impl Shared {
 
     fn run_due(self: &Arc<Self>) -> Option<Instant> {
         self.with(|state, now| {
+            let time = now.get();
             // Awake already: nothing that is set meanwhile has to wake it.
-            state.timer_set = Some(now);
-            let due: Vec<_> = state.held.keys().take_while(|(at, _)| *at <= now).copied().collect();
+            state.timer_set = Some(time);
+            let due: Vec<_> =
+                state.held.keys().take_while(|(at, _)| *at <= time).copied().collect();
             for key in due {
                 if let Some((target, message)) = state.held.remove(&key) {
                     // Its publisher was told long ago.
@@ -66,7 +71,7 @@ impl Shared {
             let back: Vec<_> = state
                 .connections
                 .iter()
-                .filter(|(_, c)| matches!(c.link, Link::Down(at) if at <= now))
+                .filter(|(_, c)| matches!(c.link, Link::Down(at) if at <= time))
                 .map(|(id, _)| id)
                 .collect();
             for connection in back {
@@ -74,9 +79,10 @@ impl Shared {
             }
             state.model.tick(now);
         });
-        let mut state = self.lock();
-        state.timer_set = state.next_timer();
-        state.timer_set
+        self.with(|state, _| {
+            state.timer_set = state.next_timer();
+            state.timer_set
+        })
     }
 
     pub(crate) async fn idle(self: &Arc<Self>) {
@@ -86,17 +92,15 @@ impl Shared {
             let progress = self.progress.notified();
             tokio::pin!(progress);
             progress.as_mut().enable();
-            let before = {
-                let state = self.lock();
-                (!state.is_busy()).then_some(state.activity)
-            };
-            let Some(before) = before else {
+            let Some(before) =
+                self.with(|state, _| (!state.is_busy()).then_some(state.model.activity))
+            else {
                 progress.await;
                 continue;
             };
             // With a paused clock, time passes only when no task can run.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if self.lock().activity == before {
+            if self.with(|state, _| state.model.activity) == before {
                 return;
             }
         }
@@ -104,24 +108,24 @@ impl Shared {
 }
 
 impl State {
-    fn any_down(&self) -> bool {
-        self.connections.values().any(|connection| connection.link != Link::Up)
+    fn ticker_is_gone(&self) -> bool {
+        self.ticker.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
     }
 }
 
 /// Asks for [`Shared::progress`] as long as it lives.
-struct IdleWaiter<'a>(&'a Shared);
+struct IdleWaiter<'a>(&'a Arc<Shared>);
 
 impl<'a> IdleWaiter<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.lock().idle_waiters += 1;
+    fn new(shared: &'a Arc<Shared>) -> Self {
+        shared.with(|state, _| state.idle_waiters += 1);
         Self(shared)
     }
 }
 
 impl Drop for IdleWaiter<'_> {
     fn drop(&mut self) {
-        self.0.lock().idle_waiters -= 1;
+        self.0.with(|state, _| state.idle_waiters -= 1);
     }
 }
 

@@ -13,11 +13,12 @@ use tokio::{
 };
 
 use crate::{
-    broker::{Link, Shared, State, Waiting},
     fault::Fault,
     inbox::{Inbox, InboxSource},
     model::{ConnectionId, Consume, ExchangeId, Refusal},
+    now::Now,
     record::Event,
+    shared::{Connection, Link, Shared, State, Waiting},
 };
 
 /// One node's connection to a [`MemoryBroker`](crate::MemoryBroker).
@@ -97,7 +98,7 @@ impl MemoryTransport {
     pub fn cut_for(&self, time: Duration) {
         self.0.shared.with(|state, now| {
             if state.connections.get(self.0.id).is_some_and(|c| c.link == Link::Up) {
-                state.cut(self.0.id, now + time, now);
+                state.cut(self.0.id, now.get() + time, now);
             }
         });
     }
@@ -109,6 +110,7 @@ impl Handle {
         self.shared.settle_all();
         self.shared.with(|state, now| {
             let Some(connection) = state.connections.remove(self.id) else { return };
+            state.down -= usize::from(connection.link != Link::Up);
             connection.status.send_replace(Status::Closed(Text::from_static("it was closed")));
             for subscribed in connection.subscriptions {
                 subscribed.inbox.detach();
@@ -149,26 +151,22 @@ impl Transport for MemoryTransport {
             let bytes = message.body().len();
             return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
         }
-        let now = Instant::now();
-        let mut state = shared.lock();
-        let Some(link) = state.connections.get(self.0.id).map(|connection| connection.link) else {
-            return Publish::ready(Err(PublishError::Closed));
-        };
-        let Some(target) = shared.target(&mut state, route, &message) else {
+        let Some(target) = shared.target(route, &message) else {
             return Publish::ready(Err(PublishError::Unsupported("route of this kind")));
         };
-        if link == Link::Up && state.is_plain(shared) {
-            let answer = shared.route(&mut state, &target, message, now);
-            if state.model.bytes() > shared.watermark {
-                drop(state);
-                shared.with(|_, _| ()); // tells everybody
-            } else {
-                shared.finish(state);
+        let sent = shared.publish((target, message), |state, now, (target, message)| {
+            match state.connections.get(self.0.id) {
+                None => Ok(Err(PublishError::Closed)),
+                Some(connection) if connection.link == Link::Up && state.is_plain(shared) => {
+                    Ok(shared.route(state, &target, message, now))
+                }
+                Some(_) => Err((target, message)),
             }
-            return Publish::ready(answer);
+        });
+        match sent {
+            Ok(answer) => Publish::ready(answer),
+            Err((target, message)) => shared.send_slowly(self.0.id, target, message),
         }
-        drop(state);
-        shared.send_slowly(self.0.id, target, message)
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {
@@ -250,7 +248,8 @@ impl MemoryTransport {
 
 impl Handle {
     fn number(&self) -> u64 {
-        self.shared.lock().connections.get(self.id).map_or(0, |connection| connection.number)
+        let number = |connection: &Connection| connection.number;
+        self.shared.with(|state, _| state.connections.get(self.id).map_or(0, number))
     }
 
     /// What a subscription comes to, and who must be told where replies go.
@@ -314,7 +313,7 @@ impl Shared {
         self: &Arc<Self>,
         state: &mut State,
         subscribed: &Subscribed,
-        now: Instant,
+        now: &Now,
     ) -> Result<(), Refusal> {
         let connection = subscribed.consume.connection;
         let mut consumed = None;
@@ -340,9 +339,11 @@ impl Shared {
     }
 
     /// The connection is back: everything is declared and consumed again.
-    pub(crate) fn reconnect(self: &Arc<Self>, state: &mut State, id: ConnectionId, now: Instant) {
+    pub(crate) fn reconnect(self: &Arc<Self>, state: &mut State, id: ConnectionId, now: &Now) {
         let Some(connection) = state.connections.get_mut(id) else { return };
         connection.link = Link::Up;
+        state.down -= 1;
+        state.model.activity += 1;
         connection.status.send_replace(Status::Ready);
         let number = connection.number;
         for subscribed in connection.subscriptions.clone() {
@@ -355,12 +356,7 @@ impl Shared {
         state.model.note(now, || Event::Connection { number, up: true });
     }
 
-    fn target(
-        self: &Arc<Self>,
-        state: &mut State,
-        route: Route<'_>,
-        message: &Message,
-    ) -> Option<Target> {
+    fn target(self: &Arc<Self>, route: Route<'_>, message: &Message) -> Option<Target> {
         let exchanges = &self.exchanges;
         let expires = message.deadline().map(|deadline| self.clock.instant(deadline));
         Some(match route {
@@ -379,22 +375,11 @@ impl Shared {
                 Target { exchange: exchanges.dead, key, mandatory: true, expires: None }
             }
             Route::Delayed { delay, queue } => {
-                let exchange = self.declare_delay(state, delay)?;
+                let exchange = self.with(|state, now| declare_delay(state, delay, now))?;
                 Target { exchange, key: queue.into(), mandatory: true, expires: None }
             }
             _ => return None,
         })
-    }
-
-    fn declare_delay(&self, state: &mut State, delay: Duration) -> Option<ExchangeId> {
-        let (exchange, declaration) = topology::delay(delay);
-        let exchange = state.model.declare_exchange(&exchange).ok()?;
-        let nobody = ConnectionId::default();
-        let queue = state.model.declare_queue(&declaration.queue, nobody, Instant::now()).ok()?;
-        for binding in &declaration.bindings {
-            state.model.bind(queue, exchange, &binding.key).ok()?;
-        }
-        Some(exchange)
     }
 
     /// Routes a message, and says what its publisher is told.
@@ -403,7 +388,7 @@ impl Shared {
         state: &mut State,
         target: &Target,
         message: Message,
-        now: Instant,
+        now: &Now,
     ) -> Result<(), PublishError> {
         let outcome =
             state.model.publish(target.exchange, &target.key, message, target.expires, now);
@@ -420,9 +405,9 @@ impl Shared {
     pub(crate) fn hand_over(
         &self,
         state: &mut State,
-        mut target: Target,
+        target: Target,
         message: Message,
-        now: Instant,
+        now: &Now,
     ) -> HandedOver {
         HandedOver::Answer(match state.faults.next(&target.key) {
             None => self.route(state, &target, message, now),
@@ -433,23 +418,20 @@ impl Shared {
                 let _ = self.route(state, &target, message, now);
                 return HandedOver::LostConfirm;
             }
-            Some(Fault::LoseMessage) => Ok(()),
             Some(Fault::Duplicate) => {
                 let _ = self.route(state, &target, message.clone(), now);
                 self.route(state, &target, message, now)
             }
-            Some(Fault::Expire) => {
-                target.expires = Some(now);
-                self.route(state, &target, message, now)
-            }
-            Some(Fault::Delay(delay)) => {
+            Some(fault) => {
                 let mut queues = Vec::new();
                 state.model.find_queues(target.exchange, &target.key, &mut queues);
                 if queues.is_empty() && target.mandatory {
                     Err(PublishError::NotRouted)
                 } else {
-                    let number = state.number();
-                    state.held.insert((now + delay, number), (target, message));
+                    if let Fault::Delay(delay) = fault {
+                        let number = state.number();
+                        state.held.insert((now.get() + delay, number), (target, message));
+                    }
                     Ok(())
                 }
             }
@@ -504,6 +486,17 @@ impl Shared {
     }
 }
 
+fn declare_delay(state: &mut State, delay: Duration, now: &Now) -> Option<ExchangeId> {
+    let (exchange, declaration) = topology::delay(delay);
+    let exchange = state.model.declare_exchange(&exchange).ok()?;
+    let nobody = ConnectionId::default();
+    let queue = state.model.declare_queue(&declaration.queue, nobody, now).ok()?;
+    for binding in &declaration.bindings {
+        state.model.bind(queue, exchange, &binding.key).ok()?;
+    }
+    Some(exchange)
+}
+
 /// A confirm that never comes: the publisher gives up at the deadline.
 fn lost_confirm(deadline: Option<Instant>) -> oneshot::Receiver<Result<(), PublishError>> {
     let (answer, receiver) = oneshot::channel();
@@ -526,9 +519,10 @@ struct WaitingGuard {
 
 impl Drop for WaitingGuard {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        let taken = state.waiting.remove(&self.number);
-        drop(state);
-        drop(taken);
+        // Dropped outside of the lock, with whatever hangs on it.
+        drop(self.shared.with(|state, _| {
+            state.model.activity += 1;
+            state.waiting.remove(&self.number)
+        }));
     }
 }

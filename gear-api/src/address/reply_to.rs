@@ -20,7 +20,11 @@ use crate::Text;
 /// assert!(!ReplyTo::queue("amq.rabbitmq.reply-to.g1h2").is_gear());
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ReplyTo(Text);
+pub struct ReplyTo {
+    queue: Text,
+    /// Known from the start, because every reply asks for it.
+    gear: bool,
+}
 
 const REPLY_INFIX: &str = ":reply.";
 
@@ -28,46 +32,52 @@ impl ReplyTo {
     /// Any one instance of `service`: its reply handler takes the answer.
     #[must_use]
     pub fn service(service: &Service) -> Self {
-        Self(service.text().clone())
+        Self { queue: service.text().clone(), gear: true }
     }
 
     /// The reply queue `id` of `instance`. For backends, which make the ids:
     /// `[A-Za-z0-9]`, new for every start, at most 32 characters.
     #[must_use]
     pub fn instance(instance: &Instance, id: impl fmt::Display) -> Self {
-        Self(format!("{instance}{REPLY_INFIX}{id}").into())
+        Self::queue(format!("{instance}{REPLY_INFIX}{id}"))
     }
 
     /// The queue of this name, as a request from the wire gives it.
     #[must_use]
     pub fn queue(name: impl Into<Text>) -> Self {
-        Self(name.into())
+        let queue = name.into();
+        let gear = is_gear(&queue);
+        Self { queue, gear }
     }
 
     /// Whether it is a reply queue or a service, and so is reached through
     /// `gear.reply`. Anything else is somebody's own queue.
     #[must_use]
     pub fn is_gear(&self) -> bool {
-        match self.0.split_once(REPLY_INFIX) {
-            None => self.0.parse::<Service>().is_ok(),
-            Some((instance, id)) => {
-                !id.is_empty()
-                    && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
-                    && instance.parse::<Instance>().is_ok()
-            }
-        }
+        self.gear
     }
 
     /// The name of the queue.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.queue
     }
 
     /// The name of the queue, to keep.
     #[must_use]
     pub fn key(&self) -> Text {
-        self.0.clone()
+        self.queue.clone()
+    }
+}
+
+fn is_gear(queue: &str) -> bool {
+    match queue.split_once(REPLY_INFIX) {
+        None => queue.parse::<Service>().is_ok(),
+        Some((instance, id)) => {
+            !id.is_empty()
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && instance.parse::<Instance>().is_ok()
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -17,8 +18,8 @@ use super::{
     pending::{self, Waiter},
 };
 use crate::{
-    Address, Codec, HeaderValue, Id, Kind, Message, MessageBuilder, Operation, Publish, ReplyTo,
-    Route, Service, Text,
+    Address, Codec, HeaderValue, Headers, Id, Kind, Message, Operation, Publish, ReplyTo, Route,
+    Service, Text, message::Head,
 };
 
 /// A request that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
@@ -30,13 +31,16 @@ pub struct Call<Rep, C> {
 
 /// What calls, gathers and requests with a reply handler have in common.
 pub(super) struct Request {
-    pub(super) client: Client,
-    pub(super) to: Address,
+    client: Client,
+    to: Address,
     id: Id,
-    pub(super) started: Instant,
+    operation: &'static str,
+    started: Instant,
     pub(super) deadline: Instant,
     /// What is wrong with it is told when it is sent.
-    pub(super) message: Result<MessageBuilder, NotSent>,
+    body: Result<Bytes, NotSent>,
+    /// Few have any.
+    headers: Option<Box<Headers>>,
 }
 
 impl Request {
@@ -49,14 +53,16 @@ impl Request {
         let core = client.core();
         let started = Instant::now();
         let timeout = operation.default_timeout().unwrap_or(core.settings.call_timeout);
-        let now = core.clock.timestamp(started);
-        let message = encode::<Req, C>(core, request).map(|body| {
-            core.message(Kind::Call, operation.text(), now, client.parent_message())
-                .content_type(C::CONTENT_TYPE)
-                .body(body)
-        });
-        let deadline = client.bound(started + timeout);
-        Self { client: client.clone(), to, id: core.next_id(now), started, deadline, message }
+        Self {
+            client: client.clone(),
+            to,
+            id: core.next_id(core.clock.timestamp(started)),
+            operation: operation.name(),
+            started,
+            deadline: client.bound(started + timeout),
+            body: encode::<Req, C>(core, request),
+            headers: None,
+        }
     }
 
     pub(super) fn timeout(&mut self, timeout: Duration) {
@@ -64,49 +70,55 @@ impl Request {
     }
 
     pub(super) fn header(&mut self, name: Text, value: HeaderValue) {
-        set_header(&mut self.message, name, value);
+        if self.body.is_ok()
+            && let Err(error) = self.headers.get_or_insert_default().insert(name, value)
+        {
+            self.body = Err(NotSent::Header(error));
+        }
+    }
+
+    pub(super) fn to(&self) -> &Address {
+        &self.to
+    }
+
+    fn head(&mut self, content_type: Text) -> Head {
+        let core = self.client.core();
+        let now = core.clock.timestamp(self.started);
+        let operation = Text::from_static(self.operation);
+        let mut head = core.head(Kind::Call, operation, now, self.client.parent_message());
+        head.id = Some(self.id.clone());
+        head.correlation = Some(self.id.clone());
+        head.content_type = content_type;
+        head.deadline = Some(core.clock.timestamp(self.deadline));
+        if let Some(headers) = &self.headers {
+            head.headers.add(headers);
+        }
+        head
     }
 
     /// Registers the waiter and hands the message over.
-    pub(super) fn send(self, waiter: Waiter) -> Result<(Arc<Core>, Id, Publish), CallError> {
-        let core = Arc::clone(self.client.core());
-        let message = self.message.map_err(CallError::NotSent)?;
+    pub(super) fn send(
+        mut self,
+        waiter: Waiter,
+        content_type: Text,
+    ) -> Result<(Arc<Core>, Id, Publish), CallError> {
+        let mut head = self.head(content_type);
+        let body = self.body.map_err(CallError::NotSent)?;
         if self.deadline <= self.started {
             let why = Text::from_static("its deadline had passed already");
             return Err(CallError::NotSent(NotSent::Unavailable(why)));
         }
-        let id = self.id;
-        let reply_to = core.pending.insert(&id, self.deadline, waiter)?;
-        let message = message
-            .id(id.clone())
-            .correlation(id.clone())
-            .reply_to(reply_to)
-            .deadline(core.clock.timestamp(self.deadline))
-            .build();
-        let publish = core.transport.send(Route::Address(&self.to), message);
-        Ok((core, id, publish))
+        let core = self.client.into_core();
+        head.reply_to = Some(core.pending.insert(&self.id, self.deadline, waiter)?);
+        let publish = core.transport.send(Route::Address(&self.to), head.message(body));
+        Ok((core, self.id, publish))
     }
 }
 
-pub(super) fn encode<Req, C: Codec<Req>>(
-    core: &Core,
-    request: &Req,
-) -> Result<bytes::Bytes, NotSent> {
+pub(super) fn encode<Req, C: Codec<Req>>(core: &Core, request: &Req) -> Result<Bytes, NotSent> {
     let body = C::encode(request).map_err(NotSent::Encode)?;
     core.check_body(body.len())?;
     Ok(body)
-}
-
-pub(super) fn set_header(
-    message: &mut Result<MessageBuilder, NotSent>,
-    name: Text,
-    value: HeaderValue,
-) {
-    if let Ok(builder) = message
-        && let Err(error) = builder.headers_mut().insert(name, value)
-    {
-        *message = Err(NotSent::Header(error));
-    }
 }
 
 impl<Rep, C: Codec<Rep>> Call<Rep, C> {
@@ -139,7 +151,7 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// Sends it now; the answer can be awaited later.
     pub fn send(self) -> Response<Rep, C> {
         let (answer, receiver) = oneshot::channel();
-        let state = match self.request.send(Waiter::One(answer)) {
+        let state = match self.request.send(Waiter::One(answer), C::CONTENT_TYPE) {
             Ok((core, id, publish)) => {
                 State::Open(Open { core, id, publish: Some(publish), answer: receiver })
             }
@@ -154,16 +166,11 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     ///
     /// The deadline still travels with the request, but when it passes nobody is told.
     pub fn reply_to(self, service: &Service) -> Cast {
-        let Request { client, to, id, deadline, message, .. } = self.request;
-        let core = client.core();
-        let message = message.map(|message| {
-            message
-                .id(id.clone())
-                .correlation(id)
-                .reply_to(ReplyTo::service(service))
-                .deadline(core.clock.timestamp(deadline))
-        });
-        Cast::of_request(&client, to, deadline, message)
+        let mut request = self.request;
+        let mut head = request.head(C::CONTENT_TYPE);
+        head.reply_to = Some(ReplyTo::service(service));
+        let Request { client, to, deadline, body, .. } = request;
+        Cast::of_request(client, to, deadline, head, body)
     }
 }
 
@@ -279,7 +286,7 @@ pub(super) fn read<Rep, C: Codec<Rep>>(reply: &Message) -> Result<Rep, CallError
 
 impl<Rep, C> fmt::Debug for Call<Rep, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("to", &self.request.to).finish_non_exhaustive()
+        f.debug_struct("Call").field("to", self.request.to()).finish_non_exhaustive()
     }
 }
 

@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use super::{CastError, Client, NotSent, call};
 use crate::{
-    Address, Codec, HeaderValue, Kind, MessageBuilder, Operation, Publish, Route, Text, Topic,
+    Address, Codec, HeaderValue, Kind, Operation, Publish, Route, Text, Topic, message::Head,
 };
 
 /// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
@@ -22,7 +23,9 @@ pub struct Cast {
     to: Destination,
     /// When to give up waiting for the broker.
     give_up: Instant,
-    message: Result<MessageBuilder, NotSent>,
+    head: Head,
+    /// What is wrong with it is told when it is sent.
+    body: Result<Bytes, NotSent>,
 }
 
 enum Destination {
@@ -40,16 +43,18 @@ impl Cast {
     ) -> Self {
         let core = client.core();
         let started = Instant::now();
-        let message = call::encode::<Req, C>(core, request).map(|body| {
-            let now = core.clock.timestamp(started);
-            core.message(kind, operation.text(), now, client.parent_message())
-                .id(core.next_id(now))
-                .content_type(C::CONTENT_TYPE)
-                .durable(true)
-                .body(body)
-        });
-        let give_up = client.bound(started + core.settings.send_timeout);
-        Self { client: client.clone(), to, give_up, message }
+        let now = core.clock.timestamp(started);
+        let mut head = core.head(kind, operation.text(), now, client.parent_message());
+        head.id = Some(core.next_id(now));
+        head.content_type = C::CONTENT_TYPE;
+        head.durable = true;
+        Self {
+            client: client.clone(),
+            to,
+            give_up: client.bound(started + core.settings.send_timeout),
+            head,
+            body: call::encode::<Req, C>(core, request),
+        }
     }
 
     pub(super) fn to_address<Req, Rep, C: Codec<Req>>(
@@ -71,17 +76,22 @@ impl Cast {
     }
 
     pub(super) fn of_request(
-        client: &Client,
+        client: Client,
         to: Address,
         give_up: Instant,
-        message: Result<MessageBuilder, NotSent>,
+        head: Head,
+        body: Result<Bytes, NotSent>,
     ) -> Self {
-        Self { client: client.clone(), to: Destination::Address(to), give_up, message }
+        Self { client, to: Destination::Address(to), give_up, head, body }
     }
 
     /// Sets a header. One that is not allowed makes it end with [`NotSent::Header`].
     pub fn header(mut self, name: impl Into<Text>, value: impl Into<HeaderValue>) -> Self {
-        call::set_header(&mut self.message, name.into(), value.into());
+        if self.body.is_ok()
+            && let Err(error) = self.head.headers.insert(name, value)
+        {
+            self.body = Err(NotSent::Header(error));
+        }
         self
     }
 
@@ -95,21 +105,20 @@ impl Cast {
     /// The message is of no use after so long, and is then dropped unhandled. By default it
     /// waits for as long as it takes.
     pub fn expires(mut self, after: Duration) -> Self {
-        let deadline = self.client.clock().now() + after;
-        self.message = self.message.map(|message| message.deadline(deadline));
+        self.head.deadline = Some(self.client.clock().now() + after);
         self
     }
 
     /// Whether it survives a restart of the broker. It does by default.
     pub fn durable(mut self, durable: bool) -> Self {
-        self.message = self.message.map(|message| message.durable(durable));
+        self.head.durable = durable;
         self
     }
 
     /// Sends it now; whether it arrived can be awaited later.
     pub fn send(self) -> Sending {
-        let message = match self.message {
-            Ok(message) => message.build(),
+        let message = match self.body {
+            Ok(body) => self.head.message(body),
             Err(why) => return Sending(State::Failed(CastError::NotSent(why))),
         };
         let core = self.client.core();

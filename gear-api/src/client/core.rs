@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 use super::pending::Pending;
 use crate::{
-    Clock, ConsumerEnd, Id, Instance, Kind, Message, MessageBuilder, NotSent, Publish, StartError,
-    Subscription, Text, Timestamp, Transport, message::IdSource, topology::header,
+    Clock, ConsumerEnd, Id, Instance, Kind, Message, NotSent, Publish, StartError, Subscription,
+    Text, Timestamp, Transport,
+    message::{Head, IdSource},
+    topology::header,
 };
 
 /// How a client behaves where a call says nothing else.
@@ -131,26 +133,26 @@ impl Core {
         self.ids.next(now)
     }
 
-    /// A message from here without an id yet, part of the request `parent` if there is one.
-    pub(crate) fn message(
+    /// The properties of a message from here, part of the request `parent` if there is one.
+    pub(crate) fn head(
         &self,
         kind: Kind,
         operation: Text,
         now: Timestamp,
         parent: Option<&Message>,
-    ) -> MessageBuilder {
-        let mut message =
-            Message::builder(kind, operation).sender(self.instance.text().clone()).sent_at(now);
+    ) -> Head {
+        let mut head = Head::new(kind, operation);
+        head.sender = self.instance.text().clone();
+        head.sent_at = Some(now);
         if let Some(parent) = parent {
             for name in [header::TRACEPARENT, header::TRACESTATE] {
                 if let Some(value) = parent.headers().get(name) {
-                    let name = Text::from_static(name);
                     // It fitted the parent, where it was among more.
-                    let _ = message.headers_mut().insert_reserved(name, value.clone());
+                    let _ = head.headers.insert_reserved(Text::from_static(name), value.clone());
                 }
             }
         }
-        message
+        head
     }
 
     pub(crate) fn check_body(&self, bytes: usize) -> Result<(), NotSent> {

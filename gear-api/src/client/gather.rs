@@ -108,7 +108,7 @@ impl<Rep: 'static, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let deadline = self.request.deadline;
         let expected = self.expected;
-        let sent = self.request.send(Waiter::Many(sender));
+        let sent = self.request.send(Waiter::Many(sender), C::CONTENT_TYPE);
         Box::pin(async move {
             let (core, id, publish) = sent?;
             let mut answers = Answers {
@@ -212,7 +212,7 @@ impl<Rep, C> Drop for Answers<Rep, C> {
 
 impl<Rep, C> fmt::Debug for Gather<Rep, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gather").field("to", &self.request.to).finish_non_exhaustive()
+        f.debug_struct("Gather").field("to", self.request.to()).finish_non_exhaustive()
     }
 }
 

@@ -56,10 +56,9 @@ pub struct Client {
     core: Arc<Core>,
     /// The request that a handler's client works for: its deadline bounds every call, its
     /// trace goes on.
-    parent: Option<Parent>,
+    parent: Option<Arc<Parent>>,
 }
 
-#[derive(Clone)]
 struct Parent {
     message: Message,
     deadline: Option<Instant>,
@@ -128,7 +127,7 @@ impl Client {
         message: Message,
         deadline: Option<Instant>,
     ) -> Self {
-        Self { core, parent: Some(Parent { message, deadline }) }
+        Self { core, parent: Some(Arc::new(Parent { message, deadline })) }
     }
 
     /// Asks `to`, and waits for the answer when it is awaited.
@@ -224,6 +223,10 @@ impl Client {
     pub async fn close(&self) {
         self.core.pending.close();
         self.core.transport.close().await;
+    }
+
+    fn into_core(self) -> Arc<Core> {
+        self.core
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

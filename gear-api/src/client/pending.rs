@@ -2,10 +2,11 @@
 //! task for all deadlines of a client.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::HashMap;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -31,14 +32,21 @@ pub(crate) struct Pending {
 
 #[derive(Default)]
 struct State {
-    calls: HashMap<Id, (Instant, Waiter)>,
-    deadlines: BTreeSet<(Instant, Id)>,
+    /// By the serial number of the call's id.
+    calls: HashMap<u64, Call>,
+    deadlines: BTreeSet<(Instant, u64)>,
     /// Until when the task sleeps. It need not be told of later deadlines, so that calls
     /// one after another do not wake it for each.
     sleeps_until: Option<Instant>,
     reply_to: Option<ReplyTo>,
     closed: bool,
     late: u64,
+}
+
+struct Call {
+    id: Id,
+    deadline: Instant,
+    waiter: Waiter,
 }
 
 impl Pending {
@@ -58,8 +66,10 @@ impl Pending {
             return Err(CallError::Closed);
         }
         let reply_to = state.reply_to.clone().ok_or(CallError::Closed)?;
-        state.calls.insert(id.clone(), (deadline, waiter));
-        state.deadlines.insert((deadline, id.clone()));
+        // Ids that a client makes are UUIDs, and so have one.
+        let serial = id.serial().unwrap_or_default();
+        state.calls.insert(serial, Call { id: id.clone(), deadline, waiter });
+        state.deadlines.insert((deadline, serial));
         if state.sleeps_until.is_none_or(|until| deadline < until) {
             state.sleeps_until = Some(deadline);
             drop(state);
@@ -91,8 +101,8 @@ impl Pending {
         let calls = std::mem::take(&mut state.calls);
         drop(state);
         let open = calls.len();
-        for (_, (_, waiter)) in calls {
-            waiter.fail(CallError::Closed);
+        for call in calls.into_values() {
+            call.waiter.fail(CallError::Closed);
         }
         self.changed.notify_one();
         open
@@ -110,10 +120,10 @@ impl Pending {
         while let Some((deadline, _)) = state.deadlines.first()
             && *deadline <= now
         {
-            if let Some((_, id)) = state.deadlines.pop_first()
-                && let Some((_, waiter)) = state.calls.remove(&id)
+            if let Some((_, serial)) = state.deadlines.pop_first()
+                && let Some(call) = state.calls.remove(&serial)
             {
-                due.push(waiter);
+                due.push(call.waiter);
             }
         }
         state.sleeps_until = state.deadlines.first().map(|(deadline, _)| *deadline);
@@ -143,10 +153,14 @@ impl Pending {
 }
 
 impl State {
+    fn find(&self, id: &Id) -> Option<&Call> {
+        self.calls.get(&id.serial()?).filter(|call| call.id == *id)
+    }
+
     fn remove(&mut self, id: &Id) -> Option<Waiter> {
-        let (deadline, waiter) = self.calls.remove(id)?;
-        self.deadlines.remove(&(deadline, id.clone()));
-        Some(waiter)
+        let (serial, deadline) = (id.serial()?, self.find(id)?.deadline);
+        self.deadlines.remove(&(deadline, serial));
+        self.calls.remove(&serial).map(|call| call.waiter)
     }
 }
 
@@ -172,10 +186,10 @@ impl ReplySink for Pending {
             state.late += 1;
             return;
         };
-        match state.calls.get(id) {
+        match state.find(id).map(|call| &call.waiter) {
             None => state.late += 1,
-            Some((_, Waiter::Many(answers))) => drop(answers.send(reply)),
-            Some((_, Waiter::One(_))) => {
+            Some(Waiter::Many(answers)) => drop(answers.send(reply)),
+            Some(Waiter::One(_)) => {
                 let waiter = state.remove(id);
                 drop(state);
                 if let Some(Waiter::One(answer)) = waiter {

@@ -196,6 +196,16 @@ impl Headers {
         Ok(())
     }
 
+    /// Adds others, as far as they fit: those of a trace yield to the user's.
+    pub(crate) fn add(&mut self, others: &Self) {
+        for (name, value) in &others.fields {
+            if self.insert_reserved(name.clone(), value.clone()).is_err() {
+                self.clone_from(others);
+                return;
+            }
+        }
+    }
+
     /// The value of a header.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&HeaderValue> {

@@ -2,12 +2,15 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use uuid::Uuid;
 
-use crate::{Text, Timestamp};
+use crate::Timestamp;
 
 /// The id of a message or of a call: a UUID, or the text that a foreign program chose.
 ///
@@ -28,7 +31,7 @@ pub struct Id(Repr);
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Repr {
     Uuid(Uuid),
-    Text(Text),
+    Text(Arc<str>),
 }
 
 impl From<&str> for Id {
@@ -41,6 +44,17 @@ impl From<&str> for Id {
             return Self(Repr::Uuid(uuid));
         }
         Self(Repr::Text(text.into()))
+    }
+}
+
+impl Id {
+    /// The last bits, in which the ids of one source differ: a short key for a table. None
+    /// if it is no UUID.
+    pub(crate) fn serial(&self) -> Option<u64> {
+        match &self.0 {
+            Repr::Uuid(uuid) => Some(uuid.as_u64_pair().1),
+            Repr::Text(_) => None,
+        }
     }
 }
 

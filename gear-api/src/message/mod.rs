@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 pub(crate) use id::IdSource;
+
 pub use {
     headers::{HeaderError, HeaderValue, Headers},
     id::{Id, mix},
@@ -76,45 +77,54 @@ pub struct Message {
 
 /// The properties, behind one reference count.
 #[derive(Clone, PartialEq)]
-struct Head {
-    kind: Kind,
-    durable: bool,
-    attempt: u32,
-    hops: u32,
-    operation: Text,
-    content_type: Text,
-    id: Option<Id>,
-    correlation: Option<Id>,
-    reply_to: Option<ReplyTo>,
-    sender: Text,
-    deadline: Option<Timestamp>,
-    sent_at: Option<Timestamp>,
-    error: Option<Text>,
-    headers: Headers,
+pub(crate) struct Head {
+    pub(crate) kind: Kind,
+    pub(crate) durable: bool,
+    pub(crate) attempt: u32,
+    pub(crate) hops: u32,
+    pub(crate) operation: Text,
+    pub(crate) content_type: Text,
+    pub(crate) id: Option<Id>,
+    pub(crate) correlation: Option<Id>,
+    pub(crate) reply_to: Option<ReplyTo>,
+    pub(crate) sender: Text,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) sent_at: Option<Timestamp>,
+    pub(crate) error: Option<Text>,
+    pub(crate) headers: Headers,
+}
+
+impl Head {
+    /// No property but these.
+    pub(crate) const fn new(kind: Kind, operation: Text) -> Self {
+        Self {
+            kind,
+            durable: false,
+            attempt: 0,
+            hops: 0,
+            operation,
+            content_type: Text::EMPTY,
+            id: None,
+            correlation: None,
+            reply_to: None,
+            sender: Text::EMPTY,
+            deadline: None,
+            sent_at: None,
+            error: None,
+            headers: Headers::new(),
+        }
+    }
+
+    /// The message in one step: a builder would move all of this at every setter.
+    pub(crate) fn message(self, body: Bytes) -> Message {
+        Message { body, head: Arc::new(self) }
+    }
 }
 
 impl Message {
     /// Starts a message of `kind` that asks for, or answers, `operation`.
     pub fn builder(kind: Kind, operation: impl Into<Text>) -> MessageBuilder {
-        MessageBuilder {
-            body: Bytes::new(),
-            head: Head {
-                kind,
-                durable: false,
-                attempt: 0,
-                hops: 0,
-                operation: operation.into(),
-                content_type: Text::EMPTY,
-                id: None,
-                correlation: None,
-                reply_to: None,
-                sender: Text::EMPTY,
-                deadline: None,
-                sent_at: None,
-                error: None,
-                headers: Headers::new(),
-            },
-        }
+        MessageBuilder { body: Bytes::new(), head: Head::new(kind, operation.into()) }
     }
 
     /// A builder that starts from this message.
@@ -316,7 +326,7 @@ impl MessageBuilder {
     /// The message.
     #[must_use]
     pub fn build(self) -> Message {
-        Message { body: self.body, head: Arc::new(self.head) }
+        self.head.message(self.body)
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     BoxError, Context, Fault, HandlerService, Node, Reply, Request,
     dispatch::{Dispatcher, EventHandler, Operations, Registered, Role},
     handler::{self, Handler, Typed, Wrap},
+    tasks::Tasks,
 };
 use crate::{
     Client, Codec, EventGroup, Instance, Operation, Pattern, RemoteError, StartError, Text,
@@ -309,6 +310,7 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
                 consumer,
                 prefetch: self.concurrency,
                 stop: stopped.clone(),
+                tasks: Tasks::default(),
             });
         }
         let tasks = dispatchers.into_iter().map(|d| tokio::spawn(d.run())).collect();

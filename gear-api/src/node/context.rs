@@ -23,7 +23,9 @@ use crate::{Client, Headers, Instance, Message, Text, Timestamp, client::Core};
 /// # let _ = search;
 /// ```
 #[derive(Clone)]
-pub struct Context {
+pub struct Context(Arc<Inner>);
+
+struct Inner {
     core: Arc<Core>,
     message: Message,
     key: Text,
@@ -33,69 +35,72 @@ pub struct Context {
 impl Context {
     pub(super) fn new(core: Arc<Core>, message: Message, key: Text) -> Self {
         let deadline = message.deadline().map(|deadline| core.clock.instant(deadline));
-        Self { core, message, key, deadline }
+        Self(Arc::new(Inner { core, message, key, deadline }))
     }
 
     /// A client that works for this request: its calls end with the request's deadline at
     /// the latest, and carry its trace on.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::for_request(Arc::clone(&self.core), self.message.clone(), self.deadline)
+        Client::for_request(Arc::clone(&self.0.core), self.0.message.clone(), self.0.deadline)
     }
 
     /// The instance that handles it.
     #[must_use]
     pub fn instance(&self) -> &Instance {
-        &self.core.instance
+        &self.0.core.instance
     }
 
     /// Who says to have sent it; none if the sender is no instance.
     #[must_use]
     pub fn sender(&self) -> Option<Instance> {
-        self.message.sender().parse().ok()
+        self.0.message.sender().parse().ok()
     }
 
     /// The key that it was sent under: an address, or the topic of an event.
     #[must_use]
     pub fn key(&self) -> &Text {
-        &self.key
+        &self.0.key
     }
 
     /// When it is of no more use to anybody.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.message.deadline()
+        self.0.message.deadline()
     }
 
     /// How long until then.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.0.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The headers that came with it.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        self.message.headers()
+        self.0.message.headers()
     }
 
     /// The message, undecoded.
     #[must_use]
     pub fn message(&self) -> &Message {
-        &self.message
+        &self.0.message
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
-        &self.core
+        &self.0.core
     }
 
     pub(super) fn is_expired(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+        self.0.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("key", &self.key).field("message", &self.message).finish()
+        f.debug_struct("Context")
+            .field("key", &self.0.key)
+            .field("message", &self.0.message)
+            .finish()
     }
 }

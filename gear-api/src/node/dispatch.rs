@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
-use super::{Context, handler::Handler, job::Job};
+use super::{Context, handler::Handler, job::Job, tasks::Tasks};
 use crate::{
     Address, Consumer, ConsumerEnd, Delivery, EventGroup, Instance, Kind, Pattern, Service,
     SubscribeError, Subscription, Text,
@@ -119,28 +119,29 @@ pub(super) struct Dispatcher {
     pub(super) consumer: Consumer,
     pub(super) prefetch: u16,
     pub(super) stop: watch::Receiver<StopAt>,
+    pub(super) tasks: Tasks,
 }
 
 impl Dispatcher {
     /// Serves until the node stops or the connection is closed.
     pub(super) async fn run(mut self) {
         let queue = self.role.queue();
-        let mut tasks = JoinSet::new();
-        while self.serve(&queue, &mut tasks).await {
+        while self.serve(&queue).await {
             self.subscribe_again(&queue).await;
         }
         let cut_off = *self.stop.borrow();
-        let finished = async { while tasks.join_next().await.is_some() {} };
+        let finished = self.tasks.finished();
         match cut_off {
             Some(at) => drop(tokio::time::timeout_at(at, finished).await),
             None => finished.await,
         }
-        tasks.shutdown().await;
+        self.tasks.cut_off();
+        self.tasks.finished().await;
     }
 
     /// Serves until the consumer ends. Returns whether the broker ended it, so that it is
     /// to be subscribed again.
-    async fn serve(&mut self, queue: &Text, tasks: &mut JoinSet<()>) -> bool {
+    async fn serve(&mut self, queue: &Text) -> bool {
         let mut stop = self.stop.clone();
         let stopping = stop.wait_for(Option::is_some);
         tokio::pin!(stopping);
@@ -153,8 +154,7 @@ impl Dispatcher {
             let Some(delivery) = delivery else {
                 return matches!(self.consumer.end(), Some(ConsumerEnd::Broker(_)));
             };
-            while tasks.try_join_next().is_some() {}
-            self.dispatch(queue, delivery, tasks);
+            self.dispatch(queue, delivery);
         }
         // What was not begun goes back.
         self.consumer.stop();
@@ -164,7 +164,7 @@ impl Dispatcher {
         false
     }
 
-    fn dispatch(&self, queue: &Text, delivery: Delivery, tasks: &mut JoinSet<()>) {
+    fn dispatch(&self, queue: &Text, delivery: Delivery) {
         let key = delivery.key().clone();
         let (message, settlement) = delivery.into_parts();
         let (kind, operation) = (message.kind(), message.operation().clone());
@@ -184,14 +184,14 @@ impl Dispatcher {
         match self.role.find(kind, &operation, &key) {
             Some(registered) => {
                 registered.count.fetch_add(1, Ordering::Relaxed);
-                registered.handler.spawn(tasks, job);
+                registered.handler.spawn(&self.tasks, job);
             }
             None if kind == Kind::Reply => {
                 count(&self.core.counters.unknown);
                 tracing::debug!(%operation, "a reply came that no handler takes");
                 job.forget();
             }
-            None => drop(tasks.spawn(job.unknown_operation())),
+            None => self.tasks.spawn(job.unknown_operation()),
         }
     }
 
@@ -217,5 +217,12 @@ impl Dispatcher {
                 }
             }
         }
+    }
+}
+
+/// A dispatcher that is dropped takes its handlers with it.
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.tasks.cut_off();
     }
 }

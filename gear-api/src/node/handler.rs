@@ -10,12 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::{BoxError, Context, Fault, code, job::Job};
+use super::{BoxError, Context, Fault, code, job::Job, tasks::Tasks};
 use crate::{Codec, Message, RemoteError, Text};
 
 /// A request on its way through layers.
@@ -68,7 +67,7 @@ impl fmt::Debug for HandlerService {
 /// What can handle any request.
 pub(super) trait Handler: Send + Sync {
     /// Handles a request in a task of its own, from decoding to settling.
-    fn spawn(&self, tasks: &mut JoinSet<()>, job: Job);
+    fn spawn(&self, tasks: &Tasks, job: Job);
 
     /// Handles a request for a layer around it.
     fn answer(self: Arc<Self>, cx: Context) -> Answer;
@@ -91,7 +90,7 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    fn spawn(&self, tasks: &mut JoinSet<()>, job: Job) {
+    fn spawn(&self, tasks: &Tasks, job: Job) {
         let (state, function) = (Arc::clone(&self.state), self.function.clone());
         let (decode, encode) = (self.decode, self.encode);
         let span = job.span();
@@ -206,7 +205,7 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn spawn(&self, tasks: &mut JoinSet<()>, job: Job) {
+    fn spawn(&self, tasks: &Tasks, job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
         tasks.spawn(

@@ -137,15 +137,13 @@ impl Job {
         let Some(to) = request.reply_to() else { return };
         let core = self.core();
         let now = core.clock.now();
-        let message = core
-            .message(Kind::Reply, request.operation().clone(), now, None)
-            .id(core.next_id(now))
-            .correlation(request.correlation().or(request.id()).cloned())
-            .deadline(request.deadline())
-            .content_type(reply.content_type)
-            .error(error)
-            .body(reply.body)
-            .build();
+        let mut head = core.head(Kind::Reply, request.operation().clone(), now, None);
+        head.id = Some(core.next_id(now));
+        head.correlation = request.correlation().or(request.id()).cloned();
+        head.deadline = request.deadline();
+        head.content_type = reply.content_type;
+        head.error = error;
+        let message = head.message(reply.body);
         core.transport.send(Route::Reply(to), message).detach();
     }
 }

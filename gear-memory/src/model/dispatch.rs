@@ -10,7 +10,7 @@ use super::{
     ConnectionId, ConsumerId, DeathReason, Delivered, Model, Outlet, QueueId, Refusal, Tag, Timer,
     publish::Dead, queue::Entry,
 };
-use crate::record::Event;
+use crate::{now::Now, record::Event};
 
 /// How to consume.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ impl<O: Outlet> Model<O> {
         id: QueueId,
         options: Consume,
         outlet: O,
-        now: Instant,
+        now: &Now,
     ) -> Result<ConsumerId, Refusal> {
         let queue = &mut self.queues[id];
         if queue.exclusive_consumer || (options.exclusive && queue.consumers > 0) {
@@ -87,7 +87,7 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Ends a consumer. What it has not settled it may still settle.
-    pub(crate) fn cancel(&mut self, id: ConsumerId, now: Instant) {
+    pub(crate) fn cancel(&mut self, id: ConsumerId, now: &Now) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         if consumer.cancelled {
             return;
@@ -111,7 +111,7 @@ impl<O: Outlet> Model<O> {
 
     /// The connection is lost: its consumers end, what they had not settled goes back as
     /// a failure, and its exclusive queues go.
-    pub(crate) fn drop_connection(&mut self, connection: ConnectionId, now: Instant) {
+    pub(crate) fn drop_connection(&mut self, connection: ConnectionId, now: &Now) {
         let mine = |consumer: &Consumer<O>| consumer.options.connection == connection;
         let consumers: Vec<ConsumerId> =
             self.consumers.iter().filter(|(_, c)| mine(c)).map(|(id, _)| id).collect();
@@ -147,7 +147,7 @@ impl<O: Outlet> Model<O> {
         &mut self,
         id: ConsumerId,
         verdicts: impl IntoIterator<Item = (Tag, Verdict)>,
-        now: Instant,
+        now: &Now,
     ) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let queue = consumer.queue;
@@ -165,6 +165,7 @@ impl<O: Outlet> Model<O> {
             }
         }
         self.queues[queue].unsettled -= settled;
+        self.activity += settled as u64;
         if let Some(consumer) = self.consumers.get(id) {
             if consumer.cancelled && consumer.unsettled.is_empty() {
                 self.consumers.remove(id);
@@ -183,7 +184,7 @@ impl<O: Outlet> Model<O> {
         queue: QueueId,
         entry: Entry,
         verdict: Verdict,
-        now: Instant,
+        now: &Now,
         dead: &mut VecDeque<Dead>,
     ) {
         if self.record.is_some() {
@@ -224,7 +225,7 @@ impl<O: Outlet> Model<O> {
         id: QueueId,
         mut entry: Entry,
         why: Returned,
-        now: Instant,
+        now: &Now,
         dead: &mut VecDeque<Dead>,
     ) {
         let queue = &mut self.queues[id];
@@ -242,7 +243,7 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Delivers what can be delivered, and drops what expired at the head.
-    pub(super) fn dispatch(&mut self, id: QueueId, now: Instant, dead: &mut VecDeque<Dead>) {
+    pub(super) fn dispatch(&mut self, id: QueueId, now: &Now, dead: &mut VecDeque<Dead>) {
         loop {
             let queue = &mut self.queues[id];
             let Some(head) = queue.head() else { return };
@@ -267,7 +268,7 @@ impl<O: Outlet> Model<O> {
         }
     }
 
-    fn deliver(&mut self, id: QueueId, to: ConsumerId, entry: Entry, now: Instant) {
+    pub(super) fn deliver(&mut self, id: QueueId, to: ConsumerId, entry: Entry, now: &Now) {
         if self.record.is_some() {
             let name = self.queues[id].spec.name.clone();
             let event = Event::delivered(name, &entry.message, entry.redelivered);
@@ -275,6 +276,7 @@ impl<O: Outlet> Model<O> {
         }
         let queue = &mut self.queues[id];
         let consumer = &mut self.consumers[to];
+        self.activity += 1;
         let redelivered = entry.redelivered;
         let delivered = if consumer.options.no_ack {
             self.bytes -= entry.charge;
@@ -297,9 +299,9 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Does what time does: messages expire at the head, unused queues go.
-    pub(crate) fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: &Now) {
         while let Some(&(at, timer)) = self.timers.first()
-            && at <= now
+            && at <= now.get()
         {
             self.timers.pop_first();
             match timer {
@@ -317,7 +319,7 @@ impl<O: Outlet> Model<O> {
                     else {
                         continue;
                     };
-                    if since + limit <= now {
+                    if since + limit <= now.get() {
                         self.delete_queue(id);
                     }
                 }
@@ -326,12 +328,12 @@ impl<O: Outlet> Model<O> {
     }
 
     /// The queue was used: its time until it goes starts again, unless it has consumers.
-    pub(super) fn mark_used(&mut self, id: QueueId, now: Instant) {
+    pub(super) fn mark_used(&mut self, id: QueueId, now: &Now) {
         let Some(queue) = self.queues.get_mut(id) else { return };
         if queue.consumers == 0 {
-            queue.unused_since = Some(now);
+            queue.unused_since = Some(now.get());
             if let Some(limit) = queue.spec.expires {
-                self.set_timer(now + limit, Timer::Unused(id));
+                self.set_timer(now.get() + limit, Timer::Unused(id));
             }
         }
     }

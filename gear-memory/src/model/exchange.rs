@@ -1,7 +1,8 @@
 //! An exchange: bindings, and which destinations a key leads to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::{HashMap, HashMapExt};
 use gear_api::{Text, topology::ExchangeKind};
 
 use super::{ExchangeId, QueueId, topic::TopicTable};

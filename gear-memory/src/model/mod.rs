@@ -14,8 +14,9 @@ mod queue;
 mod tests;
 mod topic;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::{HashMap, HashMapExt};
 use gear_api::{Text, topology};
 use slotmap::{SlotMap, new_key_type};
 use tokio::time::Instant;
@@ -30,7 +31,10 @@ use self::{
     exchange::{Destination, Exchange},
     queue::Queue,
 };
-use crate::record::{Event, Record};
+use crate::{
+    now::Now,
+    record::{Event, Record},
+};
 
 new_key_type! {
     pub(crate) struct ExchangeId;
@@ -91,6 +95,8 @@ pub(crate) struct Model<O: Outlet> {
     consumers: SlotMap<ConsumerId, Consumer<O>>,
     policies: Vec<(gear_api::Pattern, Policy)>,
     named: u64,
+    /// Counts everything that happens, so that it can be seen whether nothing did.
+    pub(crate) activity: u64,
     /// What is stored, in bytes.
     bytes: usize,
     timers: BTreeSet<(Instant, Timer)>,
@@ -118,13 +124,14 @@ impl<O: Outlet> Model<O> {
         ));
         Self {
             exchanges,
-            exchange_names: HashMap::from([(topology::exchange::DEFAULT, default_exchange)]),
+            exchange_names: HashMap::from_iter([(topology::exchange::DEFAULT, default_exchange)]),
             default_exchange,
             queues: SlotMap::with_key(),
             queue_names: HashMap::new(),
             consumers: SlotMap::with_key(),
             policies: Vec::new(),
             named: 0,
+            activity: 0,
             bytes: 0,
             timers: BTreeSet::new(),
             wakes: Vec::new(),
@@ -145,9 +152,9 @@ impl<O: Outlet> Model<O> {
         self.record.as_ref()
     }
 
-    pub(crate) fn note(&mut self, now: Instant, event: impl FnOnce() -> Event) {
+    pub(crate) fn note(&mut self, now: &Now, event: impl FnOnce() -> Event) {
         if let Some(record) = &mut self.record {
-            record.push(now, event());
+            record.push(now.get(), event());
         }
     }
 
@@ -182,7 +189,7 @@ impl<O: Outlet> Model<O> {
         &mut self,
         spec: &topology::Queue,
         connection: ConnectionId,
-        now: Instant,
+        now: &Now,
     ) -> Result<QueueId, Refusal> {
         let mut name = clean(&spec.name);
         if let Some(&id) = self.queue_names.get(&*name) {

@@ -9,7 +9,7 @@ use super::{
     DeathReason, Destination, ExchangeId, Model, Outlet, Overflow, QueueId, Timer, death,
     queue::Entry,
 };
-use crate::record::Event;
+use crate::{now::Now, record::Event};
 
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl<O: Outlet> Model<O> {
         key: &Text,
         message: Message,
         expires: Option<Instant>,
-        now: Instant,
+        now: &Now,
     ) -> Outcome {
         let mut dead = VecDeque::new();
         let outcome = self.route(exchange, key, message, expires, now, &mut dead);
@@ -55,7 +55,7 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Dead letters are routed like any message, and may die again on the way.
-    pub(super) fn bury(&mut self, mut dead: VecDeque<Dead>, now: Instant) {
+    pub(super) fn bury(&mut self, mut dead: VecDeque<Dead>, now: &Now) {
         while let Some(Dead { exchange, key, message }) = dead.pop_front() {
             if let Ok(exchange) = self.exchange(&exchange) {
                 self.route(exchange, &key, message, None, now, &mut dead);
@@ -69,9 +69,10 @@ impl<O: Outlet> Model<O> {
         key: &Text,
         message: Message,
         expires: Option<Instant>,
-        now: Instant,
+        now: &Now,
         dead: &mut VecDeque<Dead>,
     ) -> Outcome {
+        self.activity += 1;
         let mut queues = std::mem::take(&mut self.scratch.queues);
         self.find_queues(exchange, key, &mut queues);
         if self.record.is_some() {
@@ -132,7 +133,7 @@ impl<O: Outlet> Model<O> {
         key: Text,
         message: Message,
         expires: Option<Instant>,
-        now: Instant,
+        now: &Now,
         dead: &mut VecDeque<Dead>,
     ) -> bool {
         let queue = &mut self.queues[id];
@@ -143,21 +144,34 @@ impl<O: Outlet> Model<O> {
             return false;
         }
         let expires = match queue.time_to_live() {
-            Some(ttl) => Some(expires.map_or(now + ttl, |at| at.min(now + ttl))),
+            Some(ttl) => {
+                let at = now.get() + ttl;
+                Some(expires.map_or(at, |other| other.min(at)))
+            }
             None => expires,
         };
         let charge = message.body().len() + message.headers().size() + OVERHEAD_BYTES;
         self.bytes += charge;
-        queue.push(Entry {
+        let position = queue.next_position();
+        let entry = Entry {
             message,
             key,
             exchange,
             expires,
-            position: 0,
+            position,
             redelivered: false,
             failures: 0,
             charge,
-        });
+        };
+        // Nothing waits before it, so it need not go through the queue; and what can be
+        // delivered at once does not expire, however short its time is.
+        if queue.len() == 0
+            && let Some(consumer) = queue.turns().take()
+        {
+            self.deliver(id, consumer, entry, now);
+            return true;
+        }
+        self.queues[id].push(entry);
         self.dispatch(id, now, dead);
         if let Some(limit) = limit {
             while self.queues[id].len() > limit {
@@ -175,9 +189,10 @@ impl<O: Outlet> Model<O> {
         id: QueueId,
         entry: Entry,
         reason: DeathReason,
-        now: Instant,
+        now: &Now,
         dead: &mut VecDeque<Dead>,
     ) {
+        self.activity += 1;
         self.bytes -= entry.charge;
         let queue = &self.queues[id].spec;
         let name = queue.name.clone();

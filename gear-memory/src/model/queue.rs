@@ -6,6 +6,7 @@ use gear_api::{Message, Text, topology};
 use tokio::time::Instant;
 
 use super::{ConnectionId, ConsumerId, ExchangeId, Policy};
+use crate::now::Now;
 
 /// A message in a queue, or taken from it and not yet settled.
 #[derive(Debug, Clone)]
@@ -24,8 +25,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
+    pub(crate) fn is_expired(&self, now: &Now) -> bool {
+        self.expires.is_some_and(|expires| expires <= now.get())
     }
 }
 
@@ -73,9 +74,14 @@ impl Queue {
         self.ready.len() + self.returned.len()
     }
 
-    pub(crate) fn push(&mut self, mut entry: Entry) {
-        entry.position = self.next_position;
+    /// The place of the next message.
+    pub(crate) fn next_position(&mut self) -> u64 {
         self.next_position += 1;
+        self.next_position
+    }
+
+    /// Adds a message at the end: its position is the latest.
+    pub(crate) fn push(&mut self, entry: Entry) {
         self.ready.push_back(entry);
     }
 

@@ -1,7 +1,9 @@
 //! The bindings of a topic exchange: a tree of words, so that the cost of a match
 //! depends on the key and on what matches it, not on how many bindings there are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use foldhash::{HashMap, HashMapExt};
 
 /// Patterns with what they lead to.
 #[derive(Debug)]

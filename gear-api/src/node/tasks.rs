@@ -1,0 +1,129 @@
+//! The handlers that run: how many, when the last one has finished, and how to cut off
+//! those that take too long.
+//!
+//! Costs a handler that never waits two counter updates; one that waits leaves its waker
+//! here, so that it can be told.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use foldhash::HashMap;
+use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+
+/// The handlers of one consumer.
+#[derive(Clone, Default)]
+pub(super) struct Tasks(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    running: AtomicUsize,
+    finished: Notify,
+    cut_off: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    wakers: HashMap<u64, Waker>,
+    next: u64,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tasks {
+    /// Runs a future in a task of its own, until it is finished or cut off.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.0.running.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(Task {
+            future: Some(future),
+            running: Running { shared: Arc::clone(&self.0), waits_as: None },
+        });
+    }
+
+    /// Returns when none runs. More may be spawned meanwhile.
+    pub(super) async fn finished(&self) {
+        loop {
+            let finished = self.0.finished.notified();
+            if self.0.running.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            finished.await;
+        }
+    }
+
+    /// Drops all futures that have not finished, where they wait: those that are being
+    /// polled right now at their next pause.
+    pub(super) fn cut_off(&self) {
+        self.0.cut_off.store(true, Ordering::SeqCst);
+        let wakers = std::mem::take(&mut self.0.waiting().wakers);
+        wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+pin_project! {
+    struct Task<F> {
+        #[pin]
+        future: Option<F>,
+        // Dropped last: the future's own drop still counts as running.
+        running: Running,
+    }
+}
+
+/// Counted as running until it is dropped, whatever becomes of the future.
+struct Running {
+    shared: Arc<Shared>,
+    /// The number of its waker, once it has waited.
+    waits_as: Option<u64>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(number) = self.waits_as {
+            self.shared.waiting().wakers.remove(&number);
+        }
+        if self.shared.running.fetch_sub(1, Ordering::Release) == 1 {
+            self.shared.finished.notify_waiters();
+        }
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Running { shared, waits_as } = this.running;
+        if !shared.cut_off.load(Ordering::Relaxed) {
+            let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+            if future.poll(cx).is_pending() {
+                // A spawned task keeps its waker for life, so once is enough.
+                if waits_as.is_some() {
+                    return Poll::Pending;
+                }
+                let mut waiting = shared.waiting();
+                // Under the lock that `cut_off` takes after it has set the flag.
+                if !shared.cut_off.load(Ordering::SeqCst) {
+                    waiting.next += 1;
+                    let number = waiting.next;
+                    waiting.wakers.insert(number, cx.waker().clone());
+                    *waits_as = Some(number);
+                    return Poll::Pending;
+                }
+            }
+        }
+        this.future.set(None);
+        Poll::Ready(())
+    }
+}

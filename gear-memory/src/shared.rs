@@ -1,0 +1,414 @@
+//! The state of a broker behind its lock, and what every change of it entails.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    time::Duration,
+};
+
+use gear_api::{Clock, ConsumerEnd, Message, PublishError, Status, Text, Verdict, mix, topology};
+use slotmap::SlotMap;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    fault::Faults,
+    inbox::{Inbox, Wake},
+    model::{ConnectionId, ConsumerId, ExchangeId, Model, Tag},
+    now::Now,
+    record::Event,
+    transport::{HandedOver, Subscribed, Target},
+};
+
+/// The exchanges of the wire contract.
+pub(crate) struct Exchanges {
+    pub(crate) entry: ExchangeId,
+    pub(crate) reply: ExchangeId,
+    pub(crate) events: ExchangeId,
+    pub(crate) dead: ExchangeId,
+    pub(crate) default: ExchangeId,
+}
+
+impl Exchanges {
+    fn declare(model: &mut Model<Arc<Inbox>>) -> Self {
+        for exchange in topology::exchanges() {
+            // An empty model has nothing that could be in the way.
+            let declared = model.declare_exchange(&exchange);
+            debug_assert!(declared.is_ok());
+        }
+        let (source, to, key) = topology::CAST_BINDING;
+        if let (Ok(source), Ok(to)) = (model.exchange(&source), model.exchange(&to)) {
+            let bound = model.bind_exchange(source, to, &key);
+            debug_assert!(bound.is_ok());
+        }
+        let id = |name: Text| model.exchange(&name).unwrap_or_default();
+        Self {
+            entry: id(topology::exchange::ENTRY),
+            reply: id(topology::exchange::REPLY),
+            events: id(topology::exchange::EVENTS),
+            dead: id(topology::exchange::DEAD),
+            default: id(topology::exchange::DEFAULT),
+        }
+    }
+}
+
+/// What all handles of one broker share.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    settlements: Settlements,
+    pub(crate) exchanges: Exchanges,
+    seed: Option<u64>,
+    pub(crate) clock: Clock,
+    pub(crate) watermark: usize,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) reconnect_delay: Duration,
+    pub(crate) timer_changed: Arc<Notify>,
+    pub(crate) progress: Notify,
+}
+
+/// Settlements on their way into the broker. A consumer leaves them here, and whoever has
+/// the broker's lock takes them in: so consumers never wait for publishers.
+#[derive(Default)]
+struct Settlements {
+    batches: Mutex<Vec<(ConsumerId, Vec<(Tag, Verdict)>)>>,
+    waiting: AtomicBool,
+}
+
+impl Settlements {
+    fn add(&self, consumer: ConsumerId, settled: Vec<(Tag, Verdict)>) {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.push((consumer, settled));
+        self.waiting.store(true, Ordering::Relaxed);
+    }
+
+    fn are_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn take_in(&self, state: &mut State, now: &Now) {
+        if self.are_waiting() {
+            let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+            self.waiting.store(false, Ordering::Relaxed);
+            let batches = std::mem::take(&mut *batches);
+            for (consumer, settled) in batches {
+                state.model.settle(consumer, settled, now);
+            }
+        }
+    }
+}
+
+pub(crate) struct State {
+    pub(crate) model: Model<Arc<Inbox>>,
+    pub(crate) connections: SlotMap<ConnectionId, Connection>,
+    pub(crate) connected: u64,
+    /// How many connections are down.
+    pub(crate) down: usize,
+    pub(crate) faults: Faults,
+    pub(crate) alarm: Option<Text>,
+    /// Whether the connections were told that publishing is blocked.
+    shows_blocked: bool,
+    /// Messages that could not be handed over, in the order of sending.
+    pub(crate) waiting: BTreeMap<u64, Waiting>,
+    /// Messages that a fault holds back, by time.
+    pub(crate) held: BTreeMap<(Instant, u64), (Target, Message)>,
+    numbers: u64,
+    /// What the idle waiters were last told of [`Model::activity`].
+    told: u64,
+    pub(crate) idle_waiters: usize,
+    /// What the ticker waits for.
+    pub(crate) timer_set: Option<Instant>,
+    pub(crate) ticker: Option<tokio::task::JoinHandle<()>>,
+}
+
+pub(crate) struct Connection {
+    pub(crate) number: u64,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) link: Link,
+    pub(crate) subscriptions: Vec<Subscribed>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    Up,
+    /// Cut, and back at that time.
+    Down(Instant),
+}
+
+/// A message that could not be handed over yet.
+pub(crate) struct Waiting {
+    pub(crate) connection: ConnectionId,
+    pub(crate) target: Target,
+    pub(crate) message: Message,
+    pub(crate) answer: oneshot::Sender<Result<(), PublishError>>,
+}
+
+impl State {
+    pub(crate) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// Why publishers have to wait, if they have to.
+    pub(crate) fn blocked(&self, shared: &Shared) -> Option<Text> {
+        if let Some(why) = &self.alarm {
+            return Some(why.clone());
+        }
+        (self.model.bytes() > shared.watermark)
+            .then_some(const { Text::from_static("the memory watermark is exceeded") })
+    }
+
+    /// Whether messages go straight to the model.
+    pub(crate) fn is_plain(&self, shared: &Shared) -> bool {
+        self.alarm.is_none()
+            && self.faults.is_empty()
+            && self.waiting.is_empty()
+            && self.model.bytes() <= shared.watermark
+    }
+
+    /// Cuts a connection until `back`.
+    pub(crate) fn cut(&mut self, id: ConnectionId, back: Instant, now: &Now) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        self.down += usize::from(connection.link == Link::Up);
+        connection.link = Link::Down(back);
+        connection.status.send_replace(Status::Connecting);
+        for subscribed in &connection.subscriptions {
+            subscribed.inbox.detach();
+        }
+        let number = connection.number;
+        self.model.activity += 1;
+        self.model.drop_connection(id, now);
+        self.model.note(now, || Event::Connection { number, up: false });
+    }
+}
+
+/// What a broker is built with.
+pub(crate) struct Options {
+    pub(crate) seed: Option<u64>,
+    pub(crate) clock: Clock,
+    pub(crate) watermark: usize,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) reconnect_delay: Duration,
+}
+
+impl Shared {
+    pub(crate) fn new(mut model: Model<Arc<Inbox>>, options: Options) -> Self {
+        let exchanges = Exchanges::declare(&mut model);
+        Self {
+            state: Mutex::new(State {
+                model,
+                connections: SlotMap::with_key(),
+                connected: 0,
+                down: 0,
+                faults: Faults::default(),
+                alarm: None,
+                shows_blocked: false,
+                waiting: BTreeMap::new(),
+                held: BTreeMap::new(),
+                numbers: 0,
+                told: 0,
+                idle_waiters: 0,
+                timer_set: None,
+                ticker: None,
+            }),
+            settlements: Settlements::default(),
+            exchanges,
+            seed: options.seed,
+            clock: options.clock,
+            watermark: options.watermark,
+            max_message_bytes: options.max_message_bytes,
+            reconnect_delay: options.reconnect_delay,
+            timer_changed: Arc::new(Notify::new()),
+            progress: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and then does what the change entails: blocked publishers go on
+    /// or are told, timers are set, tasks are woken once the lock is gone.
+    pub(crate) fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut State, &Now) -> R) -> R {
+        let now = Now::default();
+        let mut state = self.lock();
+        self.settlements.take_in(&mut state, &now);
+        let result = change(&mut state, &now);
+        self.finish(state, &now);
+        result
+    }
+
+    /// As [`with`](Self::with), for a change that is over in the common case: `change`
+    /// says that it could not be made by returning its input, and has then done nothing.
+    pub(crate) fn publish<T, R>(
+        self: &Arc<Self>,
+        input: T,
+        change: impl FnOnce(&mut State, &Now, T) -> Result<R, T>,
+    ) -> Result<R, T> {
+        let now = Now::default();
+        let mut state = self.lock();
+        let result = change(&mut state, &now, input);
+        self.finish(state, &now);
+        result
+    }
+
+    /// The end of every change.
+    fn finish<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, now: &Now) {
+        loop {
+            if !state.is_plain(self) || state.shows_blocked {
+                self.release_waiting(&mut state, now);
+                self.show_blocked(&mut state);
+            }
+            self.set_timer(&mut state);
+            let progress = state.idle_waiters > 0 && state.told != state.model.activity;
+            state.told = state.model.activity;
+            let wakes = state.model.wakes();
+            // Mostly there is one at most, and then the buffer stays where it is.
+            if wakes.len() <= 1 {
+                let wake = wakes.pop();
+                drop(state);
+                if let Some(wake) = wake {
+                    wake.run();
+                }
+            } else {
+                let wakes = std::mem::take(wakes);
+                drop(state);
+                wakes.into_iter().for_each(Wake::run);
+            }
+            if progress {
+                self.progress.notify_waiters();
+            }
+            // Settlements may have come while the lock was held. Either this sees them, or
+            // their `try_lock` sees that the lock is free: the two fences order the one
+            // store and load against the other.
+            fence(Ordering::SeqCst);
+            if !self.settlements.are_waiting() {
+                return;
+            }
+            match self.try_lock() {
+                Some(again) => state = again,
+                None => return, // whoever has it now will look, too
+            }
+            self.settlements.take_in(&mut state, now);
+        }
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Settlements from a consumer, in one go. Never waits for the lock.
+    pub(crate) fn settle(self: &Arc<Self>, consumer: ConsumerId, settled: Vec<(Tag, Verdict)>) {
+        self.settlements.add(consumer, settled);
+        fence(Ordering::SeqCst);
+        if let Some(mut state) = self.try_lock() {
+            let now = Now::default();
+            self.settlements.take_in(&mut state, &now);
+            self.finish(state, &now);
+        }
+    }
+
+    /// Hands over, in their order, the messages that waited and need not any more.
+    fn release_waiting(&self, state: &mut State, now: &Now) {
+        if state.waiting.is_empty() {
+            return;
+        }
+        let mut next = 0;
+        while state.blocked(self).is_none()
+            && let Some((&number, waiting)) = state.waiting.range(next..).next()
+        {
+            next = number + 1;
+            let link = state.connections.get(waiting.connection).map(|c| c.link);
+            if matches!(link, Some(Link::Down(_))) {
+                continue;
+            }
+            let Some(Waiting { target, message, answer, .. }) = state.waiting.remove(&number)
+            else {
+                continue;
+            };
+            if link.is_none() {
+                let _ = answer.send(Err(PublishError::Closed));
+                continue;
+            }
+            match self.hand_over(state, target, message, now) {
+                HandedOver::Answer(result) => {
+                    let _ = answer.send(result);
+                }
+                // Dropping the sender tells the same: nobody will ever know.
+                HandedOver::LostConfirm => drop(answer),
+            }
+        }
+    }
+
+    /// Tells those who are connected whether publishing works.
+    fn show_blocked(&self, state: &mut State) {
+        let blocked = state.blocked(self);
+        state.shows_blocked = blocked.is_some();
+        for connection in state.connections.values() {
+            if connection.link != Link::Up {
+                continue;
+            }
+            connection.status.send_if_modified(|status| {
+                let new = match &blocked {
+                    Some(why) => Status::Blocked(why.clone()),
+                    None => Status::Ready,
+                };
+                let changed = *status != new;
+                *status = new;
+                changed
+            });
+        }
+    }
+
+    /// Brings all settlements to the broker that consumers still hold.
+    pub(crate) fn settle_all(self: &Arc<Self>) {
+        self.with(|state, now| {
+            let State { model, connections, .. } = state;
+            for connection in connections.values() {
+                for subscribed in &connection.subscriptions {
+                    if let Some((consumer, verdicts)) = subscribed.inbox.take_settled() {
+                        model.settle(consumer, verdicts, now);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Ends a subscription: what nobody took goes back.
+    pub(crate) fn stop(self: &Arc<Self>, inbox: &Arc<Inbox>, untaken: Vec<Tag>) {
+        self.with(|state, now| {
+            let consumer = inbox.consumer();
+            if let Some((consumer, verdicts)) = inbox.take_settled() {
+                state.model.settle(consumer, verdicts, now);
+            }
+            let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);
+            state.model.wakes().extend(wake);
+            if let Some(consumer) = consumer {
+                if inbox.takes_replies() {
+                    // Whoever answers now learns at once that nobody listens.
+                    state.model.delete_queue_of(consumer);
+                }
+                state.model.cancel(consumer, now);
+                let untaken = untaken.into_iter().chain(arrived);
+                let returned = untaken.map(|tag| (tag, Verdict::Requeue));
+                state.model.settle(consumer, returned, now);
+            }
+            for connection in state.connections.values_mut() {
+                connection.subscriptions.retain(|other| !Arc::ptr_eq(&other.inbox, inbox));
+            }
+        });
+    }
+
+    /// The seed of the connection with this number.
+    pub(crate) fn seed_of(&self, number: u64) -> Option<u64> {
+        self.seed.map(|seed| mix(seed ^ mix(number)))
+    }
+}
