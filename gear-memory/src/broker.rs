@@ -295,7 +295,8 @@ impl MemoryBroker {
     ///
     /// Exact with a paused clock in a current-thread runtime, where it takes at least one
     /// millisecond of virtual time; a good guess elsewhere. Messages in a queue without a
-    /// consumer, and timers of the program's own, are not waited for.
+    /// consumer, timers of the program's own, and taps are not waited for; a handler that
+    /// never ends, or a delivery that is held and not settled, is waited for without end.
     ///
     /// # Cancel safety
     ///

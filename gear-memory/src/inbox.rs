@@ -51,9 +51,9 @@ struct State {
 
 /// Settlements of one consumer.
 #[derive(Default)]
-struct Settled {
-    consumer: ConsumerId,
-    verdicts: Vec<(Tag, Verdict)>,
+pub(crate) struct Settled {
+    pub(crate) consumer: ConsumerId,
+    pub(crate) verdicts: Vec<(Tag, Verdict)>,
 }
 
 /// The time of one connection: deliveries of an earlier one can not be settled.
@@ -128,10 +128,9 @@ impl Inbox {
     }
 
     /// Takes the settlements that have not gone to the broker yet.
-    pub(crate) fn take_settled(&self) -> Option<(ConsumerId, Vec<(Tag, Verdict)>)> {
-        let mut settled = self.lock_settled();
-        let verdicts = std::mem::take(&mut settled.verdicts);
-        (!verdicts.is_empty()).then_some((settled.consumer, verdicts))
+    pub(crate) fn take_settled(&self) -> Option<Settled> {
+        let settled = std::mem::take(&mut *self.lock_settled());
+        (!settled.verdicts.is_empty()).then_some(settled)
     }
 
     /// No more deliveries. Returns the tags of those that nobody took.
@@ -186,10 +185,10 @@ impl Settle for Lease {
             || verdict != Verdict::Ack
             || self.inbox.unattended.load(Ordering::Relaxed);
         if now {
-            let verdicts = std::mem::take(&mut settled.verdicts);
+            let batch = std::mem::take(&mut *settled);
             drop(settled);
             // The connection may be lost by now; the broker then does not know the consumer.
-            self.shared.settle(self.consumer, verdicts);
+            self.shared.settle(batch);
         }
     }
 }
@@ -261,8 +260,8 @@ impl Source for InboxSource {
             }
             drop(state);
             self.inbox.unattended.store(true, Ordering::Relaxed);
-            if let Some((consumer, verdicts)) = self.inbox.take_settled() {
-                self.shared.settle(consumer, verdicts);
+            if let Some(batch) = self.inbox.take_settled() {
+                self.shared.settle(batch);
             }
             return Poll::Pending;
         }

@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::{
     fault::Faults,
-    inbox::{Inbox, Wake},
-    model::{ConnectionId, ConsumerId, ExchangeId, Model, Tag},
+    inbox::{Inbox, Settled, Wake},
+    model::{ConnectionId, ExchangeId, Model, Tag},
     now::Now,
     record::Event,
     transport::{HandedOver, Subscribed, Target},
@@ -75,14 +75,14 @@ pub(crate) struct Shared {
 /// the broker's lock takes them in: so consumers never wait for publishers.
 #[derive(Default)]
 struct Settlements {
-    batches: Mutex<Vec<(ConsumerId, Vec<(Tag, Verdict)>)>>,
+    batches: Mutex<Vec<Settled>>,
     waiting: AtomicBool,
 }
 
 impl Settlements {
-    fn add(&self, consumer: ConsumerId, settled: Vec<(Tag, Verdict)>) {
+    fn add(&self, settled: Settled) {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        batches.push((consumer, settled));
+        batches.push(settled);
         self.waiting.store(true, Ordering::Relaxed);
     }
 
@@ -95,8 +95,8 @@ impl Settlements {
             let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
             self.waiting.store(false, Ordering::Relaxed);
             let batches = std::mem::take(&mut *batches);
-            for (consumer, settled) in batches {
-                state.model.settle(consumer, settled, now);
+            for Settled { consumer, verdicts } in batches {
+                state.model.settle(consumer, verdicts, now);
             }
         }
     }
@@ -187,6 +187,7 @@ impl State {
 }
 
 /// What a broker is built with.
+#[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) seed: Option<u64>,
     pub(crate) clock: Clock,
@@ -306,8 +307,8 @@ impl Shared {
     }
 
     /// Settlements from a consumer, in one go. Never waits for the lock.
-    pub(crate) fn settle(self: &Arc<Self>, consumer: ConsumerId, settled: Vec<(Tag, Verdict)>) {
-        self.settlements.add(consumer, settled);
+    pub(crate) fn settle(self: &Arc<Self>, settled: Settled) {
+        self.settlements.add(settled);
         fence(Ordering::SeqCst);
         if let Some(mut state) = self.try_lock() {
             let now = Now::default();
@@ -374,7 +375,7 @@ impl Shared {
             let State { model, connections, .. } = state;
             for connection in connections.values() {
                 for subscribed in &connection.subscriptions {
-                    if let Some((consumer, verdicts)) = subscribed.inbox.take_settled() {
+                    if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {
                         model.settle(consumer, verdicts, now);
                     }
                 }
@@ -386,7 +387,7 @@ impl Shared {
     pub(crate) fn stop(self: &Arc<Self>, inbox: &Arc<Inbox>, untaken: Vec<Tag>) {
         self.with(|state, now| {
             let consumer = inbox.consumer();
-            if let Some((consumer, verdicts)) = inbox.take_settled() {
+            if let Some(Settled { consumer, verdicts }) = inbox.take_settled() {
                 state.model.settle(consumer, verdicts, now);
             }
             let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);

@@ -23,7 +23,7 @@ impl State {
             || !self.held.is_empty()
             || self.connections.values().any(|connection| {
                 matches!(connection.link, Link::Down(_))
-                    || connection.subscriptions.iter().any(|s| s.inbox.has_arrived())
+                    || connection.subscriptions.iter().any(|s| !s.is_tap() && s.inbox.has_arrived())
             })
             || self.model.queues().any(|queue| queue.is_busy())
     }

@@ -57,6 +57,13 @@ pub(crate) struct Subscribed {
     consume: Consume,
 }
 
+impl Subscribed {
+    /// Taps only watch: what they have not shown yet keeps nobody waiting.
+    pub(crate) fn is_tap(&self) -> bool {
+        self.declaration.queue.exclusive
+    }
+}
+
 /// Where a message goes, in terms of the model.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -195,7 +202,7 @@ impl Transport for MemoryTransport {
         if let Some((sink, at)) = listening {
             sink.listening(at);
         }
-        let is_tap = subscribed.declaration.queue.exclusive;
+        let is_tap = subscribed.is_tap();
         Ok(Consumer::new(InboxSource::new(Arc::clone(shared), subscribed.inbox, is_tap)))
     }
 

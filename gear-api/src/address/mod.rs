@@ -266,7 +266,26 @@ macro_rules! shown_as_text {
 }
 use shown_as_text;
 
+/// serde as the text that `Display` shows and `FromStr` reads, with every rule checked.
+macro_rules! serde_as_text {
+    ($($name:ident),*) => {$(
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+use serde_as_text;
+
 shown_as_text!(Service, Instance);
+serde_as_text!(Service, Instance, Address);
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,6 +346,15 @@ mod tests {
         let error = format!("{longest}s").parse::<Service>().unwrap_err();
         assert!(matches!(error.problem(), NameProblem::TooLong { max: MAX_SERVICE_BYTES, .. }));
         assert!(error.to_string().len() < 1000);
+    }
+
+    #[test]
+    fn names_are_texts_in_json_and_are_checked_on_the_way_in() {
+        let address: Address = "REPO.host2".parse().unwrap();
+        let json = serde_json::to_string(&address).unwrap();
+        assert_eq!(json, r#""REPO.host2""#);
+        assert_eq!(serde_json::from_str::<Address>(&json).unwrap(), address);
+        assert!(serde_json::from_str::<Instance>(r#""REPO""#).is_err());
     }
 
     #[test]

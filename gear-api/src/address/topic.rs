@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{NameError, NameProblem, Service, name, shown_as_text};
+use super::{NameError, NameProblem, Service, name, serde_as_text, shown_as_text};
 use crate::Text;
 
 /// The key that an event is published under: words with dots between them,
@@ -235,6 +235,7 @@ impl FromStr for EventGroup {
 }
 
 shown_as_text!(Topic, Pattern, EventGroup);
+serde_as_text!(Topic, Pattern, EventGroup);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{CodecError, HeaderError, Message, PublishError, SubscribeError, Text};
+use crate::{CodecError, HeaderError, Message, Operation, PublishError, SubscribeError, Text};
 
 /// Whether asking again makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,30 @@ pub enum Retry {
     IfIdempotent,
     /// The same again would end the same.
     Useless,
+}
+
+impl Retry {
+    /// Whether `operation` may be asked again: yes if it is safe, and yes if nobody knows
+    /// but doing it twice does no harm.
+    ///
+    /// ```
+    /// use gear_api::{CallError, Operation};
+    ///
+    /// const READ: Operation<String, String> = Operation::new("read").idempotent();
+    /// const PAY: Operation<u64, ()> = Operation::new("pay");
+    ///
+    /// let error = CallError::DeadlinePassed; // it may have been done
+    /// assert!(error.retry().allows(READ));
+    /// assert!(!error.retry().allows(PAY));
+    /// ```
+    #[must_use]
+    pub fn allows<Req, Rep, C>(self, operation: Operation<Req, Rep, C>) -> bool {
+        match self {
+            Self::Safe => true,
+            Self::IfIdempotent => operation.is_idempotent(),
+            Self::Useless => false,
+        }
+    }
 }
 
 /// How a call ended, other than with a reply. A call has exactly one outcome, at the
@@ -33,7 +57,9 @@ pub enum CallError {
     /// The service answered that it failed.
     #[error(transparent)]
     Remote(RemoteError),
-    /// There is no such service or instance.
+    /// There is no such service or instance: it never joined. One that has left keeps its
+    /// queue for a while (an instance for a day), so that it misses nothing when it comes
+    /// back; until then a call to it ends at its deadline.
     #[error("nobody is there: no such service or instance")]
     NotRouted,
     /// The request never left.
@@ -51,20 +77,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether asking again makes sense.
-    ///
-    /// ```
-    /// use gear_api::{CallError, Operation, Retry};
-    ///
-    /// fn again<Req, Rep>(error: &CallError, operation: &Operation<Req, Rep>) -> bool {
-    ///     match error.retry() {
-    ///         Retry::Safe => true,
-    ///         Retry::IfIdempotent => operation.is_idempotent(),
-    ///         Retry::Useless => false,
-    ///     }
-    /// }
-    /// # let _ = again::<(), ()>;
-    /// ```
+    /// Whether asking again makes sense; with [`Retry::allows`], for a given operation.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
@@ -90,7 +103,8 @@ impl CallError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CastError {
-    /// There is no such service or instance.
+    /// There is no such service or instance: it never joined. One that has left keeps its
+    /// queue for a while (an instance for a day), and gets the message when it comes back.
     #[error("nobody is there: no such service or instance")]
     NotRouted,
     /// The message never left.

@@ -1,6 +1,7 @@
 //! One request to many, with an answer from each.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeSet,
     fmt,
     future::{Future, IntoFuture},
@@ -80,9 +81,13 @@ impl<Rep, C: Codec<Rep>> Gather<Rep, C> {
     }
 
     /// Names instances that are to answer. When all of them have, the stream ends;
-    /// otherwise it ends at the deadline and [`Answers::missing`] names the others.
-    pub fn expect(mut self, instances: impl IntoIterator<Item = Instance>) -> Self {
-        self.expected.extend(instances);
+    /// otherwise it ends at the deadline and [`Answers::missing`] names the others. One that
+    /// answers with an error has answered.
+    ///
+    /// Within a request, leave time to use what came: a gather that may take as long as its
+    /// request ends too late to tell.
+    pub fn expect<I: Borrow<Instance>>(mut self, instances: impl IntoIterator<Item = I>) -> Self {
+        self.expected.extend(instances.into_iter().map(|instance| instance.borrow().clone()));
         self
     }
 

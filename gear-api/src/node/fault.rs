@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use crate::{CallError, RemoteError, Text};
+use crate::{CallError, RemoteError, Retry, Text};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -34,7 +34,8 @@ pub mod code {
 /// the local log shows.
 ///
 /// `?` turns any error into a fault with the code [`code::FAILED`]: the caller learns that
-/// it failed, the log learns why. What the caller shall see is chosen:
+/// it failed, the log learns why. Of a nested [`CallError`] the caller also learns whether it
+/// was a timeout, and whether trying again is safe. What else it shall see is chosen:
 ///
 /// ```
 /// use gear_api::Fault;
@@ -133,16 +134,27 @@ impl Fault {
 impl<E: Error + Send + Sync + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
-        let mut timeout = false;
-        while let Some(error) = cause {
-            timeout |= matches!(error.downcast_ref(), Some(CallError::DeadlinePassed));
-            cause = error.source();
-        }
-        if timeout {
-            Self::new(code::TIMEOUT, "a service behind it took too long").because(error)
-        } else {
-            Self::new(code::FAILED, "the service failed").because(error)
-        }
+        let call = loop {
+            match cause {
+                None => break None,
+                Some(error) => match error.downcast_ref::<CallError>() {
+                    Some(call) => break Some(call),
+                    None => cause = error.source(),
+                },
+            }
+        };
+        let fault = match call {
+            Some(CallError::DeadlinePassed) => {
+                Self::new(code::TIMEOUT, "a service behind it took too long")
+            }
+            _ => Self::new(code::FAILED, "the service failed"),
+        };
+        // What was not done behind the service may be tried again through it.
+        let fault = match call.map(CallError::retry) {
+            Some(Retry::Safe) => fault.retryable(),
+            _ => fault,
+        };
+        fault.because(error)
     }
 }
 

@@ -57,8 +57,9 @@ use crate::{Client, Instance, Stats, Status, Transport, Unfinished};
 /// # }
 /// ```
 ///
-/// Dropping a node without [`shutdown`](Self::shutdown) stops it at once: handlers are cut
-/// off, and what they had not finished goes back or is answered with an error.
+/// Dropping a node without [`shutdown`](Self::shutdown) stops it as soon as its tasks come
+/// to run: handlers are cut off, and what they had not finished goes back or is answered
+/// with an error.
 #[must_use = "a node stops when it is dropped"]
 pub struct Node {
     client: Client,

@@ -381,6 +381,9 @@ impl<'a> QueueState<'a> {
 
     /// Whether something will happen here without anybody asking for it.
     pub(crate) fn is_busy(&self) -> bool {
+        if self.queue.spec.exclusive {
+            return false; // a tap's
+        }
         self.queue.unsettled > 0
             || (self.queue.len() > 0
                 && (self.queue.consumers > 0 || self.queue.spec.dead_letter_exchange.is_some()))

@@ -1,0 +1,74 @@
+//! What Node and Client promise, on gear-memory with a paused clock: every test is exact,
+//! and takes as long as its computing does.
+
+mod addressing;
+mod calls;
+mod casts;
+mod events;
+mod faults;
+mod layers;
+mod load;
+mod nested;
+mod serving;
+
+use std::sync::{Arc, Mutex};
+
+use gear::{Client, Context, Fault, Node, NodeBuilder, Operation, Service, memory::MemoryBroker};
+
+pub(crate) const WEB: Service = Service::new("WEB");
+pub(crate) const CTRL: Service = Service::new("CTRL");
+pub(crate) const REPO: Service = Service::new("REPO");
+
+pub(crate) const WHO: Operation<(), String> = Operation::new("who");
+pub(crate) const ECHO: Operation<String, String> = Operation::new("echo");
+pub(crate) const NOTE: Operation<String, ()> = Operation::new("note");
+
+/// A test's result: any error fails it.
+pub(crate) type Test = Result<(), Box<dyn std::error::Error>>;
+
+/// A broker whose runs are all the same.
+pub(crate) fn broker() -> MemoryBroker {
+    MemoryBroker::builder().seed(1).record(1000).build()
+}
+
+/// A node to be put together.
+pub(crate) fn node(broker: &MemoryBroker, service: &Service, host: &str) -> NodeBuilder<()> {
+    Node::builder(broker.connect(), service.at(host).expect("a valid host"))
+}
+
+/// A client that serves nothing.
+pub(crate) async fn client(broker: &MemoryBroker) -> Client {
+    let name = "CLI.test".parse().expect("a valid name");
+    Client::builder(broker.connect(), name).start().await.expect("the broker is up")
+}
+
+/// A list that handlers write to and tests read.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn add(&self, line: impl Into<String>) {
+        self.0.lock().expect("no test panics in here").push(line.into());
+    }
+
+    /// The lines so far; the log is empty then.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("no test panics in here"))
+    }
+
+    pub(crate) fn sorted(&self) -> Vec<String> {
+        let mut lines = self.take();
+        lines.sort();
+        lines
+    }
+}
+
+pub(crate) async fn who(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
+    Ok(cx.instance().to_string())
+}
+
+/// Writes down who got what, under which key.
+pub(crate) async fn note(log: Arc<Log>, cx: Context, text: String) -> Result<(), Fault> {
+    log.add(format!("{} {} {text}", cx.instance(), cx.key()));
+    Ok(())
+}
