@@ -1,4 +1,72 @@
-//! placeholder
+//! What a service needs to talk to others: addresses, typed operations, [`Node`] to serve,
+//! [`Client`] to talk, and the [`Transport`] trait that a broker's backend implements. There
+//! is no broker in here: a program adds one (`gear-memory`, or `gear-mq` with a feature),
+//! while its business logic depends on this crate alone.
+//!
+//! # The words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | [`Service`] | a kind of program, e.g. `CTRL` |
+//! | [`Instance`] | one running copy of it, `CTRL.host1` |
+//! | [`Address`] | whom a message is for: `CTRL`, `REPO.host2`, `CTRL.*` or `*.*` |
+//! | [`Operation`] | what is asked: a typed constant that both ends share |
+//! | [`Node`] | what an instance runs: its name, its handlers, its shutdown |
+//! | [`Client`] | what talks: [`call`](Client::call) wants an answer, [`cast`](Client::cast) does not, [`gather`](Client::gather) wants one from each, [`publish`](Client::publish) tells whom it concerns |
+//! | [`Context`] | what a handler knows of its request; its client hands the deadline on |
+//! | [`Fault`] | what a handler returns when it fails; [`RemoteError`] is what the caller sees of it |
+//! | [`CallError`] | how a call ended without a reply, and whether to [`retry`](CallError::retry) |
+//!
+//! # A service that asks another
+//!
+//! ```
+//! use gear_api::{Client, Context, Fault, Node, Operation, Service};
+//! use gear_memory::MemoryBroker;
+//! use std::{sync::Arc, time::Duration};
+//!
+//! const CTRL: Service = Service::new("CTRL");
+//! const REPO: Service = Service::new("REPO");
+//! const FIND: Operation<String, Vec<u32>> = Operation::new("find");
+//! const COUNT: Operation<String, usize> = Operation::new("count").timeout(Duration::from_secs(5));
+//!
+//! /// CTRL keeps nothing: it asks REPO on behalf of whoever asked it.
+//! async fn count(_: Arc<()>, cx: Context, word: String) -> Result<usize, Fault> {
+//!     let lines = cx.client().call(REPO, FIND, &word).await?; // within the caller's deadline
+//!     Ok(lines.len())
+//! }
+//!
+//! async fn find(lines: Arc<Vec<&'static str>>, _: Context, word: String) -> Result<Vec<u32>, Fault> {
+//!     let found = (1..).zip(lines.iter()).filter(|(_, line)| line.contains(&word));
+//!     Ok(found.map(|(number, _)| number).collect())
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = MemoryBroker::new();
+//! let ctrl = Node::builder(broker.connect(), CTRL.at("host1")?).on(COUNT, count).start().await?;
+//! let repo = Node::builder(broker.connect(), REPO.at("host1")?)
+//!     .state(vec!["a rose", "is a rose", "is a thorn"])
+//!     .on(FIND, find)
+//!     .start()
+//!     .await?;
+//!
+//! let client = Client::builder(broker.connect(), "CLI.laptop".parse()?).start().await?;
+//! assert_eq!(client.call(CTRL, COUNT, &"rose".to_owned()).await?, 2);
+//! # drop((ctrl, repo));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `tower` (default) | the errors of tower's own timeout and load-shedding layers become [`code::TIMEOUT`] and [`code::OVERLOADED`]; layers as such need no feature |
+//!
+//! # Writing a backend
+//!
+//! Implement [`Transport`]; [`topology`] is the wire contract as data.
+
 mod address;
 mod client;
 mod clock;

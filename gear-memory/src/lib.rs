@@ -1,4 +1,59 @@
-//! placeholder
+//! A broker in the process, with RabbitMQ's rules: exchanges, bindings, queues, consumers,
+//! acknowledgements, prefetch, redelivery, expiry, dead letters, limits, confirms.
+//!
+//! Business logic that is tested on it behaves the same on the network: it goes through the
+//! same [`Transport`](gear_api::Transport) and the same [`Node`](gear_api::Node), and what
+//! RabbitMQ does, it does. What is more than a real broker can give:
+//!
+//! - **virtual time**: under tokio's paused clock, timeouts, expiry and reconnects happen
+//!   at once, in the same order each time; with a [`seed`](MemoryBrokerBuilder::seed), the
+//!   same run down to the ids;
+//! - **faults on demand**: [`MemoryTransport::cut`], [`MemoryBroker::restart`],
+//!   [`raise_alarm`](MemoryBroker::raise_alarm), [`delete_queue`](MemoryBroker::delete_queue)
+//!   and [`inject`](MemoryBroker::inject) with a [`Fault`];
+//! - **the record**: [`MemoryBroker::recorded`], what happened, to read when an assertion
+//!   fails;
+//! - **an exact idle**: [`MemoryBroker::idle`] returns when nothing more will happen,
+//!   instead of sleeping and hoping.
+//!
+//! ```
+//! use gear_api::{Client, Context, Node, Operation, Service};
+//! use gear_memory::{Fault, MemoryBroker};
+//! use std::{sync::Arc, time::Duration};
+//!
+//! const CTRL: Service = Service::new("CTRL");
+//! const PING: Operation<(), String> = Operation::new("ping");
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = MemoryBroker::builder().seed(7).record(100).build();
+//! let node = Node::builder(broker.connect(), CTRL.at("host1")?)
+//!     .on(PING, async |_: Arc<()>, _: Context, ()| Ok("pong".to_owned()))
+//!     .start()
+//!     .await?;
+//! let client = Client::builder(broker.connect(), "CLI.test".parse()?).start().await?;
+//!
+//! broker.inject(Fault::LoseMessage);
+//! let lost = client.call(CTRL, PING, &()).timeout(Duration::from_secs(30)).await;
+//! assert!(lost.is_err()); // 30 seconds of virtual time later, which took none
+//! assert_eq!(client.call(CTRL, PING, &()).await?, "pong");
+//!
+//! broker.idle().await;
+//! for line in broker.recorded() {
+//!     println!("{line}"); // e.g. "30s  publish  call ping [...] to "gear" CTRL: CTRL"
+//! }
+//! # drop(node);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it differs from RabbitMQ, on purpose
+//!
+//! - Nothing is on a disk: what is durable survives [`MemoryBroker::restart`], not the process.
+//! - A confirm is immediate: there is no moment between storing and confirming.
+//! - [`Policy::delivery_limit`] counts as RabbitMQ 4.3 does. There is no consumer timeout.
+//! - A fanout exchange knows each destination once, whatever the keys of its bindings.
+
 mod broker;
 mod fault;
 mod inbox;
@@ -11,6 +66,6 @@ mod transport;
 
 pub use broker::{MemoryBroker, MemoryBrokerBuilder, QueueInfo};
 pub use fault::{Fault, Injection};
-pub use model::{DeathReason, Overflow, Policy, Refusal};
+pub use model::{DeathReason, Overflow, Policy};
 pub use record::{Event, Label, Recorded};
 pub use transport::MemoryTransport;

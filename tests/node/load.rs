@@ -128,7 +128,7 @@ async fn nothing_is_lost_while_nodes_come_and_go_under_load() -> Test {
     const CASTS: u64 = 4000;
     async fn sum(done: Arc<AtomicUsize>, _: Context, n: u64) -> Result<u64, Fault> {
         done.fetch_add(1, Ordering::Relaxed);
-        if n % 7 == 0 {
+        if n.is_multiple_of(7) {
             tokio::task::yield_now().await;
         }
         Ok(n)

@@ -68,8 +68,7 @@ pub(crate) trait Outlet {
 /// Why the broker refuses to declare, bind or consume: the names of AMQP 0-9-1,
 /// section 1.5 of its reference, with their codes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// 403.
     #[error("403 ACCESS_REFUSED: {0}")]
     AccessRefused(String),

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Runs every test of the workspace, and checks that gear-api builds on its own.
+#   GEAR_TEST_LONG=1 scripts/test.sh    the long forms of the property tests
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cargo test --workspace --all-features --locked
+# A library of business logic may want gear-api alone, and as little of it as there is.
+cargo check --package gear-api --no-default-features --locked
+cargo check --package gear-mq --no-default-features --locked
