@@ -12,7 +12,7 @@ pub enum ConnectError {
     #[error("this is not a URL: a scheme and \"://\" must come first, as in memory://name")]
     NotAUrl,
     /// The backend is not compiled in.
-    #[error("{scheme}:// needs the feature {feature:?} of gear-mq, which is not enabled")]
+    #[error("{scheme}:// needs the feature {feature:?} of gear-mq, which this build does not have")]
     NotCompiledIn {
         /// The scheme that was asked for.
         scheme: &'static str,

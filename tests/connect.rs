@@ -1,6 +1,6 @@
 //! `connect`: which URL gives which broker, and what the errors say.
 
-use gear::{ConnectError, Route, Service, Subscription};
+use gear::ConnectError;
 
 /// The error of a URL.
 async fn error_of(url: &str) -> ConnectError {
@@ -10,6 +10,7 @@ async fn error_of(url: &str) -> ConnectError {
 #[cfg(feature = "memory")]
 #[tokio::test(start_paused = true)]
 async fn one_name_is_one_broker_and_another_is_another() -> Result<(), Box<dyn std::error::Error>> {
+    use gear::{Route, Service, Subscription};
     const SINK: Service = Service::new("SINK");
     let (a, b) = (gear::connect("memory://one").await?, gear::connect("memory://one").await?);
     let other = gear::connect("memory://other").await?;

@@ -86,6 +86,12 @@ enum Source {
 /// An instant so far off that nothing waits for it; adding more could overflow.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
+/// `duration` after `instant`; what lies more than 30 years ahead counts as 30 years ahead, so
+/// that `Duration::MAX` may mean "for ever".
+pub(crate) fn after(instant: Instant, duration: Duration) -> Instant {
+    instant + duration.min(FAR)
+}
+
 impl Clock {
     /// The system's clock, as every network backend uses it.
     #[must_use]

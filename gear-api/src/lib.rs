@@ -90,7 +90,7 @@ pub use {
     },
     clock::{Clock, Timestamp},
     codec::{Codec, CodecError, Json, Raw},
-    message::{HeaderError, HeaderValue, Headers, Id, Kind, Message, MessageBuilder, mix},
+    message::{HeaderError, HeaderValue, Headers, Id, Kind, Message, MessageBuilder},
     node::{
         BoxError, Context, Fault, HandlerService, Node, NodeBuilder, Reply, Request,
         ShutdownReport, code,
@@ -98,8 +98,8 @@ pub use {
     operation::Operation,
     text::Text,
     transport::{
-        Capabilities, Consumer, ConsumerEnd, Delivery, Feed, Publish, PublishError, ReplySink,
-        Route, Settle, Settlement, Source, Status, SubscribeError, Subscription, Transport,
-        Verdict,
+        Capabilities, Consumer, ConsumerEnd, Delivery, Feed, HandOver, Publish, PublishError,
+        ReplySink, Route, Settle, Settlement, Source, Status, SubscribeError, Subscription,
+        Transport, Verdict,
     },
 };

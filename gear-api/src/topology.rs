@@ -230,16 +230,17 @@ pub fn tap(feed: Feed, pattern: &Pattern) -> Declaration {
     }
 }
 
-/// The exchange and the queue that hold messages back for `delay`. The queue keeps
-/// the keys: what expires goes through the default exchange to the queue it names.
+/// The exchange and the queue that hold messages back for `delay`: whole milliseconds, 49 days
+/// at most. The queue keeps the keys: what expires goes through the default exchange to the
+/// queue it names. Each delay makes a queue that stays, so use few different ones.
 #[must_use]
 pub fn delay(delay: Duration) -> (Exchange, Declaration) {
-    let ms = delay.as_millis();
+    let ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
     let name = Text::from(format!("gear.retry.{ms}"));
     let declaration = Declaration {
         queue: Queue {
             name: format!("gear:retry.{ms}").into(),
-            message_ttl: Some(delay),
+            message_ttl: Some(Duration::from_millis(ms.into())),
             dead_letter_exchange: Some(exchange::DEFAULT),
             ..Queue::default()
         },

@@ -183,7 +183,7 @@ impl MemoryBroker {
         MemoryTransport::new(Arc::clone(&self.0), id, status)
     }
 
-    /// Lets a [`Fault`](crate::Fault) happen.
+    /// Lets a [`BrokerFault`](crate::BrokerFault) happen.
     pub fn inject(&self, injection: impl Into<Injection>) {
         let injection = injection.into();
         self.0.with(|state, _| state.faults.add(injection));
@@ -195,9 +195,7 @@ impl MemoryBroker {
         self.0.settle_all();
         self.0.with(|state, now| {
             let all: Vec<ConnectionId> = state.connections.keys().collect();
-            for id in all {
-                state.cut(id, now.get() + self.0.reconnect_delay, now);
-            }
+            state.cut(&all, now.after(self.0.reconnect_delay), now);
             state.model.restart();
         });
     }

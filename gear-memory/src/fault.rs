@@ -7,7 +7,7 @@ use gear_api::Pattern;
 /// What goes wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum BrokerFault {
     /// The broker refuses it: [`PublishError::Refused`](gear_api::PublishError::Refused).
     Refuse,
     /// The broker stores it, but the answer is lost: the publisher gets
@@ -22,21 +22,21 @@ pub enum Fault {
     Delay(Duration),
 }
 
-/// Which messages a [`Fault`] hits: the next one, unless it says more.
+/// Which messages a [`BrokerFault`] hits: the next one, unless it says more.
 ///
 /// ```
 /// use gear_api::Pattern;
-/// use gear_memory::{Fault, Injection, MemoryBroker};
+/// use gear_memory::{BrokerFault, Injection, MemoryBroker};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 /// let broker = MemoryBroker::new();
-/// broker.inject(Fault::Refuse); // the next message, whatever it is
-/// broker.inject(Injection::new(Fault::Duplicate).on(Pattern::new("CTRL")).times(3));
+/// broker.inject(BrokerFault::Refuse); // the next message, whatever it is
+/// broker.inject(Injection::new(BrokerFault::Duplicate).on(Pattern::new("CTRL")).times(3));
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Injection {
-    fault: Fault,
+    fault: BrokerFault,
     keys: Pattern,
     times: u32,
 }
@@ -44,7 +44,7 @@ pub struct Injection {
 impl Injection {
     /// Hits the next message.
     #[must_use]
-    pub fn new(fault: Fault) -> Self {
+    pub fn new(fault: BrokerFault) -> Self {
         Self { fault, keys: Pattern::ALL, times: 1 }
     }
 
@@ -63,8 +63,8 @@ impl Injection {
     }
 }
 
-impl From<Fault> for Injection {
-    fn from(fault: Fault) -> Self {
+impl From<BrokerFault> for Injection {
+    fn from(fault: BrokerFault) -> Self {
         Self::new(fault)
     }
 }
@@ -85,7 +85,7 @@ impl Faults {
     }
 
     /// The fault that hits a message with this key: the oldest that fits.
-    pub(crate) fn next(&mut self, key: &str) -> Option<Fault> {
+    pub(crate) fn next(&mut self, key: &str) -> Option<BrokerFault> {
         let at = self.0.iter().position(|injection| injection.keys.matches(key))?;
         let injection = &mut self.0[at];
         injection.times -= 1;

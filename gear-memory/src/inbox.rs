@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use crossbeam_utils::CachePadded;
 use gear_api::{
     ConsumerEnd, Delivery, Message, ReplySink, Settle, Settlement, Source, Text, Verdict,
 };
@@ -24,15 +25,16 @@ use crate::{
 const SETTLE_BATCH: usize = 64;
 
 /// One subscription, over all reconnects of its connection.
+#[repr(align(128))]
 pub(crate) struct Inbox {
-    state: Mutex<State>,
+    state: CachePadded<Mutex<State>>,
     /// Settlements that have not gone to the broker yet. A lock of its own, which publishers
     /// never take.
-    settled: Mutex<Settled>,
+    settled: CachePadded<Mutex<Settled>>,
     /// Whether the consumer's task waits, or has ended: then nobody else takes the
     /// settlements to the broker. Written before `settled` is looked at, read after it was
     /// added to, so that its lock orders the two.
-    unattended: AtomicBool,
+    unattended: CachePadded<AtomicBool>,
     /// Replies go there at once, and are never settled.
     sink: Option<Arc<dyn ReplySink>>,
     /// Settlements go to the broker when so many are here.
@@ -57,6 +59,7 @@ pub(crate) struct Settled {
 }
 
 /// The time of one connection: deliveries of an earlier one can not be settled.
+#[repr(align(128))]
 pub(crate) struct Lease {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
@@ -84,9 +87,9 @@ impl Inbox {
         // With half the prefetch settled the broker can go on while the rest is handled.
         let batch = (prefetch as usize / 2).clamp(1, SETTLE_BATCH);
         Arc::new(Self {
-            state: Mutex::default(),
-            settled: Mutex::default(),
-            unattended: AtomicBool::new(false),
+            state: CachePadded::default(),
+            settled: CachePadded::default(),
+            unattended: CachePadded::default(),
             sink,
             batch,
         })
@@ -149,6 +152,11 @@ impl Inbox {
         self.sink.is_some()
     }
 
+    /// Whether it will not be consumed again.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
     /// Whether something has arrived that nobody has taken.
     pub(crate) fn has_arrived(&self) -> bool {
         !self.lock().arrived.is_empty()
@@ -183,6 +191,7 @@ impl Settle for Lease {
         // What is not an ack goes at once: somebody waits for the message to come back.
         let now = settled.verdicts.len() >= self.inbox.batch
             || verdict != Verdict::Ack
+            || self.shared.is_blocked.load(Ordering::Relaxed)
             || self.inbox.unattended.load(Ordering::Relaxed);
         if now {
             let batch = std::mem::take(&mut *settled);
@@ -247,7 +256,9 @@ impl Source for InboxSource {
                 return Poll::Ready(Ok(delivery));
             }
             let mut state = self.inbox.lock();
-            if !state.arrived.is_empty() {
+            // Between being consumed again and the lease nothing can be settled yet; the task is
+            // woken for it.
+            if !state.arrived.is_empty() && state.lease.is_some() {
                 std::mem::swap(&mut self.batch, &mut state.arrived);
                 self.lease.clone_from(&state.lease);
                 continue;

@@ -10,7 +10,7 @@
 //!   same run down to the ids;
 //! - **faults on demand**: [`MemoryTransport::cut`], [`MemoryBroker::restart`],
 //!   [`raise_alarm`](MemoryBroker::raise_alarm), [`delete_queue`](MemoryBroker::delete_queue)
-//!   and [`inject`](MemoryBroker::inject) with a [`Fault`];
+//!   and [`inject`](MemoryBroker::inject) with a [`BrokerFault`];
 //! - **the record**: [`MemoryBroker::recorded`], what happened, to read when an assertion
 //!   fails;
 //! - **an exact idle**: [`MemoryBroker::idle`] returns when nothing more will happen,
@@ -18,7 +18,7 @@
 //!
 //! ```
 //! use gear_api::{Client, Context, Node, Operation, Service};
-//! use gear_memory::{Fault, MemoryBroker};
+//! use gear_memory::{BrokerFault, MemoryBroker};
 //! use std::{sync::Arc, time::Duration};
 //!
 //! const CTRL: Service = Service::new("CTRL");
@@ -33,7 +33,7 @@
 //!     .await?;
 //! let client = Client::builder(broker.connect(), "CLI.test".parse()?).start().await?;
 //!
-//! broker.inject(Fault::LoseMessage);
+//! broker.inject(BrokerFault::LoseMessage);
 //! let lost = client.call(CTRL, PING, &()).timeout(Duration::from_secs(30)).await;
 //! assert!(lost.is_err()); // 30 seconds of virtual time later, which took none
 //! assert_eq!(client.call(CTRL, PING, &()).await?, "pong");
@@ -65,7 +65,7 @@ mod ticker;
 mod transport;
 
 pub use broker::{MemoryBroker, MemoryBrokerBuilder, QueueInfo};
-pub use fault::{Fault, Injection};
+pub use fault::{BrokerFault, Injection};
 pub use model::{DeathReason, Overflow, Policy};
 pub use record::{Event, Label, Recorded};
 pub use transport::MemoryTransport;

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use gear_api::{Clock, ConsumerEnd, Message, PublishError, Status, Text, Verdict, mix, topology};
+use crossbeam_utils::CachePadded;
+use gear_api::{
+    Clock, ConsumerEnd, HandOver, Message, PublishError, Status, Text, Verdict, topology,
+};
 use slotmap::SlotMap;
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -22,7 +25,7 @@ use crate::{
     model::{ConnectionId, ExchangeId, Model, Tag},
     now::Now,
     record::Event,
-    transport::{HandedOver, Subscribed, Target},
+    transport::{Subscribed, Target},
 };
 
 /// The exchanges of the wire contract.
@@ -57,10 +60,14 @@ impl Exchanges {
     }
 }
 
-/// What all handles of one broker share.
+/// What all handles of one broker share. What changes all the time is apart, on cache lines
+/// of its own, from what never does.
+#[repr(align(128))]
 pub(crate) struct Shared {
-    state: Mutex<State>,
-    settlements: Settlements,
+    state: CachePadded<Mutex<State>>,
+    settlements: CachePadded<Settlements>,
+    /// Publishers wait for every byte: settlements are not held back then.
+    pub(crate) is_blocked: AtomicBool,
     pub(crate) exchanges: Exchanges,
     seed: Option<u64>,
     pub(crate) clock: Clock,
@@ -144,7 +151,10 @@ pub(crate) struct Waiting {
     pub(crate) connection: ConnectionId,
     pub(crate) target: Target,
     pub(crate) message: Message,
-    pub(crate) answer: oneshot::Sender<Result<(), PublishError>>,
+    /// When it is of no use any more.
+    pub(crate) deadline: Option<Instant>,
+    /// Fails if its publisher has withdrawn it.
+    pub(crate) hand_over: oneshot::Sender<HandOver>,
 }
 
 impl State {
@@ -170,19 +180,21 @@ impl State {
             && self.model.bytes() <= shared.watermark
     }
 
-    /// Cuts a connection until `back`.
-    pub(crate) fn cut(&mut self, id: ConnectionId, back: Instant, now: &Now) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        self.down += usize::from(connection.link == Link::Up);
-        connection.link = Link::Down(back);
-        connection.status.send_replace(Status::Connecting);
-        for subscribed in &connection.subscriptions {
-            subscribed.inbox.detach();
+    /// Cuts connections until `back`, all at once: what one had goes to none of the others.
+    pub(crate) fn cut(&mut self, cut: &[ConnectionId], back: Instant, now: &Now) {
+        for &id in cut {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            self.down += usize::from(connection.link == Link::Up);
+            connection.link = Link::Down(back);
+            connection.status.send_replace(Status::Connecting);
+            for subscribed in &connection.subscriptions {
+                subscribed.inbox.detach();
+            }
+            let number = connection.number;
+            self.model.activity += 1;
+            self.model.note(now, || Event::Connection { number, up: false });
         }
-        let number = connection.number;
-        self.model.activity += 1;
-        self.model.drop_connection(id, now);
-        self.model.note(now, || Event::Connection { number, up: false });
+        self.model.drop_connections(cut, now);
     }
 }
 
@@ -200,7 +212,7 @@ impl Shared {
     pub(crate) fn new(mut model: Model<Arc<Inbox>>, options: Options) -> Self {
         let exchanges = Exchanges::declare(&mut model);
         Self {
-            state: Mutex::new(State {
+            state: CachePadded::new(Mutex::new(State {
                 model,
                 connections: SlotMap::with_key(),
                 connected: 0,
@@ -215,8 +227,9 @@ impl Shared {
                 idle_waiters: 0,
                 timer_set: None,
                 ticker: None,
-            }),
-            settlements: Settlements::default(),
+            })),
+            settlements: CachePadded::default(),
+            is_blocked: AtomicBool::new(false),
             exchanges,
             seed: options.seed,
             clock: options.clock,
@@ -331,21 +344,28 @@ impl Shared {
             if matches!(link, Some(Link::Down(_))) {
                 continue;
             }
-            let Some(Waiting { target, message, answer, .. }) = state.waiting.remove(&number)
+            let Some(Waiting { target, message, hand_over, .. }) = state.waiting.remove(&number)
             else {
                 continue;
             };
-            if link.is_none() {
-                let _ = answer.send(Err(PublishError::Closed));
-                continue;
+            let (sender, receiver) = oneshot::channel();
+            let handed_over = match link {
+                None => hand_over.send(Err(PublishError::Closed)).is_err(),
+                Some(_) => hand_over.send(Ok(receiver)).is_ok(),
+            };
+            if handed_over && link.is_some() {
+                self.hand_over(state, target, message, sender, now);
             }
-            match self.hand_over(state, target, message, now) {
-                HandedOver::Answer(result) => {
-                    let _ = answer.send(result);
-                }
-                // Dropping the sender tells the same: nobody will ever know.
-                HandedOver::LostConfirm => drop(answer),
-            }
+        }
+    }
+
+    /// Ends the wait of messages whose deadline has passed.
+    pub(crate) fn expire_waiting(&self, state: &mut State, now: &Now) {
+        let due = |waiting: &Waiting| waiting.deadline.is_some_and(|at| at <= now.get());
+        for (_, waiting) in state.waiting.extract_if(.., |_, waiting| due(waiting)) {
+            let why = Text::from_static("the broker took no messages until its deadline");
+            let _ = waiting.hand_over.send(Err(PublishError::NotSent(why)));
+            state.model.activity += 1;
         }
     }
 
@@ -353,6 +373,7 @@ impl Shared {
     fn show_blocked(&self, state: &mut State) {
         let blocked = state.blocked(self);
         state.shows_blocked = blocked.is_some();
+        self.is_blocked.store(state.shows_blocked, Ordering::Relaxed);
         for connection in state.connections.values() {
             if connection.link != Link::Up {
                 continue;
@@ -387,10 +408,11 @@ impl Shared {
     pub(crate) fn stop(self: &Arc<Self>, inbox: &Arc<Inbox>, untaken: Vec<Tag>) {
         self.with(|state, now| {
             let consumer = inbox.consumer();
+            // First: from now on nobody leaves settlements behind for the consumer to bring.
+            let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);
             if let Some(Settled { consumer, verdicts }) = inbox.take_settled() {
                 state.model.settle(consumer, verdicts, now);
             }
-            let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);
             state.model.wakes().extend(wake);
             if let Some(consumer) = consumer {
                 if inbox.takes_replies() {
@@ -410,6 +432,7 @@ impl Shared {
 
     /// The seed of the connection with this number.
     pub(crate) fn seed_of(&self, number: u64) -> Option<u64> {
-        self.seed.map(|seed| mix(seed ^ mix(number)))
+        // Ids spread what they are given; here it need only differ.
+        self.seed.map(|seed| seed.wrapping_mul(0x1_0001).wrapping_add(number))
     }
 }

@@ -14,12 +14,13 @@ impl State {
             Link::Up => None,
         });
         let held = self.held.keys().next().map(|(at, _)| *at);
-        back.chain(held).chain(self.model.next_timer()).min()
+        let waiting = self.waiting.values().filter_map(|waiting| waiting.deadline);
+        back.chain(held).chain(waiting).chain(self.model.next_timer()).min()
     }
 
     /// Whether anything will happen by itself, as far as the broker knows.
     fn is_busy(&self) -> bool {
-        !self.waiting.is_empty()
+        self.waiting.values().any(|waiting| !waiting.hand_over.is_closed())
             || !self.held.is_empty()
             || self.connections.values().any(|connection| {
                 matches!(connection.link, Link::Down(_))
@@ -37,7 +38,7 @@ impl Shared {
         if let Some((at, _)) = state.held.keys().next() {
             next = Some(next.map_or(*at, |next| next.min(*at)));
         }
-        if state.down > 0 {
+        if state.down > 0 || !state.waiting.is_empty() {
             next = state.next_timer();
         }
         let Some(next) = next else { return };
@@ -60,6 +61,7 @@ impl Shared {
             let time = now.get();
             // Awake already: nothing that is set meanwhile has to wake it.
             state.timer_set = Some(time);
+            self.expire_waiting(state, now);
             let due: Vec<_> =
                 state.held.keys().take_while(|(at, _)| *at <= time).copied().collect();
             for key in due {

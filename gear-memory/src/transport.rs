@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    fault::Fault,
-    inbox::{Inbox, InboxSource},
+    fault::BrokerFault,
+    inbox::{Inbox, InboxSource, Settled},
     model::{ConnectionId, Consume, ExchangeId, Refusal},
     now::Now,
     record::Event,
@@ -74,12 +74,6 @@ pub(crate) struct Target {
     expires: Option<Instant>,
 }
 
-/// What became of a message that was handed over.
-pub(crate) enum HandedOver {
-    Answer(Result<(), PublishError>),
-    LostConfirm,
-}
-
 /// How long a publisher waits for a confirm that is lost.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many messages a tap holds before the queue behind it begins to fill.
@@ -105,7 +99,7 @@ impl MemoryTransport {
     pub fn cut_for(&self, time: Duration) {
         self.0.shared.with(|state, now| {
             if state.connections.get(self.0.id).is_some_and(|c| c.link == Link::Up) {
-                state.cut(self.0.id, now.get() + time, now);
+                state.cut(&[self.0.id], now.after(time), now);
             }
         });
     }
@@ -114,17 +108,28 @@ impl MemoryTransport {
 impl Handle {
     /// Lets go of everything. What consumers have settled is settled; the rest goes back.
     fn close(&self) {
-        self.shared.settle_all();
         self.shared.with(|state, now| {
             let Some(connection) = state.connections.remove(self.id) else { return };
             state.down -= usize::from(connection.link != Link::Up);
             connection.status.send_replace(Status::Closed(Text::from_static("it was closed")));
             for subscribed in connection.subscriptions {
+                if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {
+                    state.model.settle(consumer, verdicts, now);
+                }
+                if subscribed.inbox.takes_replies()
+                    && let Some(consumer) = subscribed.inbox.consumer()
+                {
+                    // Whoever answers now learns at once that nobody listens.
+                    state.model.delete_queue_of(consumer);
+                }
                 subscribed.inbox.detach();
                 let (_, wake) = subscribed.inbox.finish(ConsumerEnd::Closed);
                 state.model.wakes().extend(wake);
             }
-            state.model.drop_connection(self.id, now);
+            for (_, waiting) in state.waiting.extract_if(.., |_, w| w.connection == self.id) {
+                let _ = waiting.hand_over.send(Err(PublishError::Closed));
+            }
+            state.model.drop_connections(&[self.id], now);
         });
     }
 }
@@ -158,8 +163,9 @@ impl Transport for MemoryTransport {
             let bytes = message.body().len();
             return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
         }
-        let Some(target) = shared.target(route, &message) else {
-            return Publish::ready(Err(PublishError::Unsupported("route of this kind")));
+        let target = match shared.target(route, &message) {
+            Ok(target) => target,
+            Err(error) => return Publish::ready(Err(error)),
         };
         let sent = shared.publish((target, message), |state, now, (target, message)| {
             match state.connections.get(self.0.id) {
@@ -353,6 +359,8 @@ impl Shared {
         state.model.activity += 1;
         connection.status.send_replace(Status::Ready);
         let number = connection.number;
+        // What the broker has ended meanwhile is its owner's to subscribe again.
+        connection.subscriptions.retain(|subscribed| !subscribed.inbox.has_ended());
         for subscribed in connection.subscriptions.clone() {
             if let Err(refusal) = self.start(state, &subscribed, now) {
                 let (_, wake) =
@@ -363,10 +371,14 @@ impl Shared {
         state.model.note(now, || Event::Connection { number, up: true });
     }
 
-    fn target(self: &Arc<Self>, route: Route<'_>, message: &Message) -> Option<Target> {
+    fn target(
+        self: &Arc<Self>,
+        route: Route<'_>,
+        message: &Message,
+    ) -> Result<Target, PublishError> {
         let exchanges = &self.exchanges;
         let expires = message.deadline().map(|deadline| self.clock.instant(deadline));
-        Some(match route {
+        Ok(match route {
             Route::Address(address) => {
                 Target { exchange: exchanges.entry, key: address.key(), mandatory: true, expires }
             }
@@ -382,10 +394,12 @@ impl Shared {
                 Target { exchange: exchanges.dead, key, mandatory: true, expires: None }
             }
             Route::Delayed { delay, queue } => {
-                let exchange = self.with(|state, now| declare_delay(state, delay, now))?;
+                let declared = self.with(|state, now| declare_delay(state, delay, now));
+                let exchange = declared
+                    .map_err(|refusal| PublishError::Refused(refusal.to_string().into()))?;
                 Target { exchange, key: queue.into(), mandatory: true, expires: None }
             }
-            _ => return None,
+            _ => return Err(PublishError::Unsupported("route of this kind")),
         })
     }
 
@@ -414,18 +428,20 @@ impl Shared {
         state: &mut State,
         target: Target,
         message: Message,
+        answer: oneshot::Sender<Result<(), PublishError>>,
         now: &Now,
-    ) -> HandedOver {
-        HandedOver::Answer(match state.faults.next(&target.key) {
+    ) {
+        let told = match state.faults.next(&target.key) {
             None => self.route(state, &target, message, now),
-            Some(Fault::Refuse) => {
+            Some(BrokerFault::Refuse) => {
                 Err(PublishError::Refused(Text::from_static("a fault was injected")))
             }
-            Some(Fault::LoseConfirm) => {
+            Some(BrokerFault::LoseConfirm) => {
+                let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
                 let _ = self.route(state, &target, message, now);
-                return HandedOver::LostConfirm;
+                return lose_confirm(answer, deadline);
             }
-            Some(Fault::Duplicate) => {
+            Some(BrokerFault::Duplicate) => {
                 let _ = self.route(state, &target, message.clone(), now);
                 self.route(state, &target, message, now)
             }
@@ -435,14 +451,16 @@ impl Shared {
                 if queues.is_empty() && target.mandatory {
                     Err(PublishError::NotRouted)
                 } else {
-                    if let Fault::Delay(delay) = fault {
+                    if let BrokerFault::Delay(delay) = fault {
                         let number = state.number();
-                        state.held.insert((now.get() + delay, number), (target, message));
+                        state.held.insert((now.after(delay), number), (target, message));
                     }
                     Ok(())
                 }
             }
-        })
+        };
+        // A publisher that does not want to know is fine.
+        let _ = answer.send(told);
     }
 
     /// Sends where something is in the way: a cut link, an alarm, a fault.
@@ -453,60 +471,35 @@ impl Shared {
         message: Message,
     ) -> Publish {
         let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
-        let (answer, mut receiver) = oneshot::channel();
-        let number = self.with(|state, _| {
+        let (hand_over, receiver) = oneshot::channel();
+        // What is settled already need not be in the way.
+        self.settle_all();
+        self.with(|state, _| {
+            // Those that were withdrawn go when there are many.
+            if state.waiting.len() >= 64 && state.waiting.len().is_power_of_two() {
+                state.waiting.retain(|_, waiting| !waiting.hand_over.is_closed());
+            }
             let number = state.number();
-            state.waiting.insert(number, Waiting { connection, target, message, answer });
-            number
+            let waiting = Waiting { connection, target, message, deadline, hand_over };
+            state.waiting.insert(number, waiting);
         });
-        // `with` has sent it already if it could.
-        match receiver.try_recv() {
-            Ok(answer) => return Publish::ready(answer),
-            Err(oneshot::error::TryRecvError::Closed) => {
-                return Publish::handed_over(lost_confirm(deadline));
-            }
-            Err(oneshot::error::TryRecvError::Empty) => {}
-        }
-        let guard = WaitingGuard { shared: Arc::clone(self), number };
-        Publish::waiting(async move {
-            let waited = match deadline {
-                None => Ok((&mut receiver).await),
-                Some(deadline) => tokio::time::timeout_at(deadline, &mut receiver).await,
-            };
-            match waited {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => {
-                    let lost = lost_confirm(deadline).await;
-                    lost.unwrap_or(Err(PublishError::Unknown(LOST_CONFIRM)))
-                }
-                Err(_) => {
-                    drop(guard);
-                    // It may have gone in the very moment before.
-                    receiver.try_recv().unwrap_or_else(|_| {
-                        Err(PublishError::NotSent(Text::from_static(
-                            "the broker took no messages until its deadline",
-                        )))
-                    })
-                }
-            }
-        })
+        Publish::waiting(receiver)
     }
 }
 
-fn declare_delay(state: &mut State, delay: Duration, now: &Now) -> Option<ExchangeId> {
+fn declare_delay(state: &mut State, delay: Duration, now: &Now) -> Result<ExchangeId, Refusal> {
     let (exchange, declaration) = topology::delay(delay);
-    let exchange = state.model.declare_exchange(&exchange).ok()?;
+    let exchange = state.model.declare_exchange(&exchange)?;
     let nobody = ConnectionId::default();
-    let queue = state.model.declare_queue(&declaration.queue, nobody, now).ok()?;
+    let queue = state.model.declare_queue(&declaration.queue, nobody, now)?;
     for binding in &declaration.bindings {
-        state.model.bind(queue, exchange, &binding.key).ok()?;
+        state.model.bind(queue, exchange, &binding.key)?;
     }
-    Some(exchange)
+    Ok(exchange)
 }
 
-/// A confirm that never comes: the publisher gives up at the deadline.
-fn lost_confirm(deadline: Option<Instant>) -> oneshot::Receiver<Result<(), PublishError>> {
-    let (answer, receiver) = oneshot::channel();
+/// A confirm that never comes: the publisher gives up at the deadline, or after a while.
+fn lose_confirm(answer: oneshot::Sender<Result<(), PublishError>>, deadline: Option<Instant>) {
     let limit = Instant::now() + CONFIRM_TIMEOUT;
     let until = deadline.map_or(limit, |deadline| deadline.min(limit));
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -514,22 +507,5 @@ fn lost_confirm(deadline: Option<Instant>) -> oneshot::Receiver<Result<(), Publi
             tokio::time::sleep_until(until).await;
             let _ = answer.send(Err(PublishError::Unknown(LOST_CONFIRM)));
         });
-    }
-    receiver
-}
-
-/// Takes the message back when nobody waits for it any more.
-struct WaitingGuard {
-    shared: Arc<Shared>,
-    number: u64,
-}
-
-impl Drop for WaitingGuard {
-    fn drop(&mut self) {
-        // Dropped outside of the lock, with whatever hangs on it.
-        drop(self.shared.with(|state, _| {
-            state.model.activity += 1;
-            state.waiting.remove(&self.number)
-        }));
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gear::{
     Address, CallError, Context, Fault, Node, RemoteError,
-    memory::{Fault as Broken, MemoryBroker},
+    memory::{BrokerFault, MemoryBroker},
 };
 
 use crate::{CTRL, ECHO, Log, NOTE, REPO, Test, WEB, WHO, broker, client, node, note, who};
@@ -201,7 +201,7 @@ async fn a_gather_hears_each_instance_once_and_failures_too() -> Test {
     let broker = broker();
     let _ok = node(&broker, &REPO, "host1").on(ECHO, echo).start().await?;
     let _strange = node(&broker, &REPO, "host2").start().await?;
-    broker.inject(Broken::Duplicate);
+    broker.inject(BrokerFault::Duplicate);
     let client = client(&broker).await;
     let gather = client.gather(REPO.all(), ECHO, &"x".into()).timeout(Duration::from_secs(1));
     let mut answers = gather.await?;

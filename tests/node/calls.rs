@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gear::{
     CallError, Client, Codec, CodecError, Context, Fault, NotSent, Operation, Raw, Retry, Text,
     code,
-    memory::{Fault as Broken, MemoryBroker},
+    memory::{BrokerFault, MemoryBroker},
 };
 use tokio::time::Instant;
 
@@ -257,7 +257,7 @@ async fn a_body_larger_than_the_broker_takes_is_not_sent() -> Test {
 async fn a_refused_request_was_not_sent() -> Test {
     let broker = broker();
     let (_node, client) = obedient(&broker).await?;
-    broker.inject(Broken::Refuse);
+    broker.inject(BrokerFault::Refuse);
     let error = client.call(CTRL, ECHO, &"x".into()).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Refused(_))));
     assert_eq!(error.retry(), Retry::Safe);
@@ -283,7 +283,7 @@ async fn a_request_that_waits_for_the_broker_until_its_deadline_was_not_sent() -
 async fn a_lost_confirm_does_not_end_a_call_that_is_answered() -> Test {
     let broker = broker();
     let (_node, client) = obedient(&broker).await?;
-    broker.inject(Broken::LoseConfirm);
+    broker.inject(BrokerFault::LoseConfirm);
     assert_eq!(client.call(CTRL, ECHO, &"x".into()).await?, "x");
     Ok(())
 }
@@ -304,7 +304,7 @@ async fn closing_ends_open_calls_and_refuses_new_ones() -> Test {
 async fn a_duplicated_request_has_one_outcome() -> Test {
     let broker = broker();
     let (_node, client) = obedient(&broker).await?;
-    broker.inject(Broken::Duplicate);
+    broker.inject(BrokerFault::Duplicate);
     assert_eq!(client.call(CTRL, ECHO, &"x".into()).await?, "x");
     broker.idle().await;
     assert_eq!((client.stats().late_replies, client.stats().open_calls), (1, 0));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gear::{
     Address, CastError, Context, Fault, HeaderValue, Kind, Message, NotSent, Operation, Retry,
     Route, Transport,
-    memory::{Fault as Broken, Overflow, Policy},
+    memory::{BrokerFault, Overflow, Policy},
     topology,
 };
 
@@ -71,7 +71,7 @@ async fn a_cast_that_cannot_be_handled_is_set_aside_with_the_reason() -> Test {
     told.sort();
     let expected = [
         "broken: it always fails",
-        "the handler panicked",
+        "panicked: the handler panicked",
         "there is no operation \"who\" here",
         "undecodable: the body is not what the operation says",
     ];
@@ -95,7 +95,7 @@ async fn what_could_not_be_set_aside_goes_back() -> Test {
     let broker = broker();
     let node = node(&broker, &CTRL, "host1").on(ECHO, fail).start().await?;
     let client = client(&broker).await;
-    let refuse = gear::memory::Injection::new(Broken::Refuse).on(gear::Pattern::new("CTRL"));
+    let refuse = gear::memory::Injection::new(BrokerFault::Refuse).on(gear::Pattern::new("CTRL"));
     client.cast(CTRL, ECHO, &"x".into()).send().detach();
     // The next message with that key is the dead letter.
     broker.inject(refuse);
@@ -168,18 +168,18 @@ async fn each_way_a_cast_can_fail() -> Test {
     let client = client(&broker).await;
     let text = String::from("x");
 
-    broker.inject(Broken::Refuse);
+    broker.inject(BrokerFault::Refuse);
     let refused = client.cast(CTRL, NOTE, &text).await.unwrap_err();
     assert!(matches!(refused, CastError::NotSent(NotSent::Refused(_))));
     assert_eq!(refused.retry(), Retry::Safe);
 
     // Of several queues the others may have it.
-    broker.inject(Broken::Refuse);
+    broker.inject(BrokerFault::Refuse);
     let refused = client.cast(CTRL.all(), NOTE, &text).await.unwrap_err();
     assert!(matches!(refused, CastError::Unknown(_)));
     assert_eq!(refused.retry(), Retry::IfIdempotent);
 
-    broker.inject(Broken::LoseConfirm);
+    broker.inject(BrokerFault::LoseConfirm);
     let start = tokio::time::Instant::now();
     let lost = client.cast(CTRL, NOTE, &text).timeout(Duration::from_secs(3)).await;
     assert!(matches!(lost, Err(CastError::Unknown(_))));

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use gear::{
     CallError, Client, Context, Fault, Node, Operation, Pattern, Retry, Service, code,
-    memory::{Fault as Broken, Injection, MemoryBroker},
+    memory::{BrokerFault, Injection, MemoryBroker},
 };
 use tokio::time::Instant;
 
@@ -121,9 +121,9 @@ async fn a_nested_timeout_is_a_timeout_to_the_caller_too() -> Test {
     let _repo = node(&broker, &REPO, "host1").on(ASK, never).start().await?;
     let client = client(&broker).await;
     let error = client.call(CTRL, ASK, &()).await.unwrap_err();
-    assert_eq!((error.code(), error.retry()), (Some(code::TIMEOUT), Retry::Useless));
+    assert_eq!((error.code(), error.retry()), (Some(code::TIMEOUT), Retry::IfIdempotent));
     // Whereas what was surely not done may be tried again.
-    broker.inject(Injection::new(Broken::Refuse).on(Pattern::new("REPO")));
+    broker.inject(Injection::new(BrokerFault::Refuse).on(Pattern::new("REPO")));
     let error = client.call(CTRL, ASK, &()).await.unwrap_err();
     assert_eq!((error.code(), error.retry()), (Some(code::FAILED), Retry::Safe));
     Ok(())

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Address, Codec, HeaderValue, Headers, Id, Kind, Message, Operation, Publish, ReplyTo, Route,
-    Service, Text, message::Head,
+    Service, Text, clock::after, message::Head,
 };
 
 /// A request that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
@@ -59,14 +59,14 @@ impl Request {
             id: core.next_id(core.clock.timestamp(started)),
             operation: operation.name(),
             started,
-            deadline: client.bound(started + timeout),
+            deadline: client.bound(after(started, timeout)),
             body: encode::<Req, C>(core, request),
             headers: None,
         }
     }
 
     pub(super) fn timeout(&mut self, timeout: Duration) {
-        self.deadline = self.client.bound(self.started + timeout);
+        self.deadline = self.client.bound(after(self.started, timeout));
     }
 
     pub(super) fn header(&mut self, name: Text, value: HeaderValue) {
@@ -97,21 +97,16 @@ impl Request {
     }
 
     /// Registers the waiter and hands the message over.
-    pub(super) fn send(
-        mut self,
-        waiter: Waiter,
-        content_type: Text,
-    ) -> Result<(Arc<Core>, Id, Publish), CallError> {
+    pub(super) fn send(mut self, waiter: Waiter, content_type: Text) -> Result<Open, CallError> {
         let mut head = self.head(content_type);
         let body = self.body.map_err(CallError::NotSent)?;
         if self.deadline <= self.started {
-            let why = Text::from_static("its deadline had passed already");
-            return Err(CallError::NotSent(NotSent::Unavailable(why)));
+            return Err(CallError::NotSent(NotSent::TooLate));
         }
         let core = self.client.into_core();
         head.reply_to = Some(core.pending.insert(&self.id, self.deadline, waiter)?);
         let publish = core.transport.send(Route::Address(&self.to), head.message(body));
-        Ok((core, self.id, publish))
+        Ok(Open { core, id: self.id, group: self.to.is_group(), publish: Some(publish) })
     }
 }
 
@@ -152,9 +147,7 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     pub fn send(self) -> Response<Rep, C> {
         let (answer, receiver) = oneshot::channel();
         let state = match self.request.send(Waiter::One(answer), C::CONTENT_TYPE) {
-            Ok((core, id, publish)) => {
-                State::Open(Open { core, id, publish: Some(publish), answer: receiver })
-            }
+            Ok(open) => State::Open(open, receiver),
             Err(error) => State::Failed(error),
         };
         Response { state, reply: PhantomData }
@@ -197,16 +190,17 @@ pub struct Response<Rep, C> {
 
 enum State {
     Failed(CallError),
-    Open(Open),
+    Open(Open, oneshot::Receiver<pending::Answer>),
     Done,
 }
 
-struct Open {
+/// A request that was sent and may still be answered.
+pub(super) struct Open {
     core: Arc<Core>,
     id: Id,
+    group: bool,
     /// Until the broker's answer is known.
     publish: Option<Publish>,
-    answer: oneshot::Receiver<pending::Answer>,
 }
 
 impl Drop for Open {
@@ -220,42 +214,52 @@ impl<Rep, C> Response<Rep, C> {
     #[must_use]
     pub fn id(&self) -> Option<&Id> {
         match &self.state {
-            State::Open(open) => Some(&open.id),
+            State::Open(open, _) => Some(&open.id),
             _ => None,
         }
     }
 }
 
 impl Open {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, CallError>> {
-        if let Some(publish) = &mut self.publish
-            && let Poll::Ready(answer) = Pin::new(publish).poll(cx)
-        {
-            self.publish = None;
-            if let Err(error) = answer {
-                match CastError::of_publish(error, false) {
-                    CastError::NotRouted => return Poll::Ready(Err(CallError::NotRouted)),
-                    CastError::NotSent(why) => return Poll::Ready(Err(CallError::NotSent(why))),
-                    CastError::Closed => return Poll::Ready(Err(CallError::Closed)),
-                    // An answer may still come.
-                    CastError::Unknown(_) => {}
-                }
-            }
-        }
-        Pin::new(&mut self.answer).poll(cx).map(|answer| match answer {
-            Ok(Err(CallError::DeadlinePassed)) if self.waits_for_broker() => {
-                Err(CallError::NotSent(NotSent::Unavailable(Text::from_static(
-                    "the broker took no messages until the deadline",
-                ))))
-            }
-            Ok(answer) => answer,
-            Err(_) => Err(CallError::Closed),
+    /// Ready when the broker's answer is known: an error if nobody can answer the request.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        let Some(publish) = &mut self.publish else { return Poll::Ready(Ok(())) };
+        let answer = std::task::ready!(Pin::new(publish).poll(cx));
+        self.publish = None;
+        Poll::Ready(match answer.map_err(|error| CastError::of_publish(error, self.group)) {
+            // Where nobody knows, an answer may still come.
+            Ok(()) | Err(CastError::Unknown(_)) => Ok(()),
+            Err(CastError::NotRouted) => Err(CallError::NotRouted),
+            Err(CastError::NotSent(why)) => Err(CallError::NotSent(why)),
+            Err(CastError::Closed) => Err(CallError::Closed),
         })
     }
 
-    fn waits_for_broker(&self) -> bool {
-        self.publish.as_ref().is_some_and(|publish| !publish.is_handed_over())
+    /// What it means that the deadline passed: if the request can still be taken back, that
+    /// nothing was done.
+    pub(super) fn deadline_passed(&mut self) -> CallError {
+        if self.publish.as_mut().is_some_and(Publish::withdraw) {
+            let why = Text::from_static("the broker took no messages until the deadline");
+            CallError::NotSent(NotSent::Unavailable(why))
+        } else {
+            CallError::DeadlinePassed
+        }
     }
+}
+
+fn poll_answer(
+    open: &mut Open,
+    answer: &mut oneshot::Receiver<pending::Answer>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Message, CallError>> {
+    if let Poll::Ready(Err(error)) = open.poll_sent(cx) {
+        return Poll::Ready(Err(error));
+    }
+    Pin::new(answer).poll(cx).map(|answer| match answer {
+        Ok(Err(CallError::DeadlinePassed)) => Err(open.deadline_passed()),
+        Ok(answer) => answer,
+        Err(_) => Err(CallError::Closed),
+    })
 }
 
 impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {
@@ -263,7 +267,7 @@ impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.state {
-            State::Open(open) => std::task::ready!(open.poll(cx)),
+            State::Open(open, answer) => std::task::ready!(poll_answer(open, answer, cx)),
             State::Failed(_) => match std::mem::replace(&mut self.state, State::Done) {
                 State::Failed(error) => Err(error),
                 _ => Err(CallError::Closed),

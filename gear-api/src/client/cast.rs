@@ -13,7 +13,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::{CastError, Client, NotSent, call};
 use crate::{
-    Address, Codec, HeaderValue, Kind, Operation, Publish, Route, Text, Topic, message::Head,
+    Address, Codec, HeaderValue, Kind, Operation, Publish, Route, Text, Topic, clock::after,
+    message::Head,
 };
 
 /// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
@@ -51,7 +52,7 @@ impl Cast {
         Self {
             client: client.clone(),
             to,
-            give_up: client.bound(started + core.settings.send_timeout),
+            give_up: client.bound(after(started, core.settings.send_timeout)),
             head,
             body: call::encode::<Req, C>(core, request),
         }
@@ -98,7 +99,7 @@ impl Cast {
     /// How long to wait for the broker from now on, instead of the client's
     /// `send_timeout`.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.give_up = self.client.bound(Instant::now() + timeout);
+        self.give_up = self.client.bound(after(Instant::now(), timeout));
         self
     }
 
@@ -109,7 +110,8 @@ impl Cast {
         self
     }
 
-    /// Whether it survives a restart of the broker. It does by default.
+    /// Whether it survives a restart of the broker. Casts and events do by default, calls
+    /// whose answer goes elsewhere do not.
     pub fn durable(mut self, durable: bool) -> Self {
         self.head.durable = durable;
         self
@@ -182,10 +184,10 @@ impl Future for Sending {
                             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(*give_up)));
                         std::task::ready!(timer.as_mut().poll(cx));
                         let why = Text::from_static("the broker did not answer in time");
-                        Err(if publish.is_handed_over() {
-                            CastError::Unknown(why)
-                        } else {
+                        Err(if publish.withdraw() {
                             CastError::NotSent(NotSent::Unavailable(why))
+                        } else {
+                            CastError::Unknown(why)
                         })
                     }
                 }

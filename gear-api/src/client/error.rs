@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{CodecError, HeaderError, Message, Operation, PublishError, SubscribeError, Text};
+use crate::{
+    CodecError, HeaderError, Message, Operation, PublishError, SubscribeError, Text, code,
+};
 
 /// Whether asking again makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,7 @@ impl Retry {
 ///
 /// | outcome | was it done? | [`retry`](Self::retry) |
 /// |---|---|---|
-/// | [`Remote`](Self::Remote) | the service says | as it says |
+/// | [`Remote`](Self::Remote) | the service says | as it says; if idempotent where it was cut off |
 /// | [`NotRouted`](Self::NotRouted) | no | safe |
 /// | [`NotSent`](Self::NotSent) | no | safe, or useless where the request itself is at fault |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
@@ -82,6 +84,10 @@ impl CallError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Remote(error) if error.retryable => Retry::Safe,
+            // Cut off in the middle: another try may well end otherwise.
+            Self::Remote(error) if [code::TIMEOUT, code::DROPPED].contains(&&*error.code) => {
+                Retry::IfIdempotent
+            }
             Self::Remote(_) | Self::ReplyNotDecodable(_) => Retry::Useless,
             Self::NotRouted => Retry::Safe,
             Self::NotSent(why) => why.retry(),
@@ -168,6 +174,10 @@ pub enum NotSent {
     /// The broker refused it, e.g. because the queue is full.
     #[error("the broker refused it: {0}")]
     Refused(Text),
+    /// Its deadline had passed before it was sent: that of the request that it is part of, or
+    /// a timeout of zero.
+    #[error("its deadline had passed already")]
+    TooLate,
     /// The connection was down, or the broker took no messages, until the deadline.
     #[error("{0}")]
     Unavailable(Text),
@@ -180,9 +190,11 @@ impl NotSent {
     fn retry(&self) -> Retry {
         match self {
             Self::Refused(_) | Self::Unavailable(_) => Retry::Safe,
-            Self::Header(_) | Self::Encode(_) | Self::TooLarge { .. } | Self::Unsupported(_) => {
-                Retry::Useless
-            }
+            Self::Header(_)
+            | Self::Encode(_)
+            | Self::TooLarge { .. }
+            | Self::TooLate
+            | Self::Unsupported(_) => Retry::Useless,
         }
     }
 }

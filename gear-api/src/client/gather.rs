@@ -7,20 +7,19 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_core::Stream;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 use super::{
-    CallError, CastError, Client, Core,
-    call::{self, Request},
+    CallError, Client,
+    call::{self, Open, Request},
     pending::Waiter,
 };
-use crate::{Address, Codec, HeaderValue, Id, Instance, Message, Operation, Publish, Text};
+use crate::{Address, Codec, HeaderValue, Instance, Message, Operation, Text};
 
 /// A request to many that is not sent yet: awaiting it sends it.
 ///
@@ -111,21 +110,20 @@ impl<Rep: 'static, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let deadline = self.request.deadline;
         let expected = self.expected;
-        let sent = self.request.send(Waiter::Many(sender), C::CONTENT_TYPE);
-        Box::pin(async move {
-            let (core, id, publish) = sent?;
-            let mut answers = Answers {
-                core,
-                id,
+        let answers =
+            self.request.send(Waiter::Many(sender), C::CONTENT_TYPE).map(|open| Answers {
+                open,
                 receiver,
+                first: None,
                 expects: !expected.is_empty(),
                 missing: expected,
                 answered: BTreeSet::new(),
                 reply: PhantomData,
-            };
-            answers.confirmed(publish, deadline).await?;
+            });
+        Box::pin(async move {
+            let mut answers = answers?;
+            std::future::poll_fn(|cx| answers.poll_sent(cx)).await?;
             Ok(answers)
         })
     }
@@ -144,9 +142,10 @@ pub struct Answer<Rep> {
 /// The answers of a gather, as they come: a stream. Ends when all that were expected have
 /// answered, or at the deadline. An instance that answers twice is heard once.
 pub struct Answers<Rep, C> {
-    core: Arc<Core>,
-    id: Id,
+    open: Open,
     receiver: mpsc::UnboundedReceiver<Message>,
+    /// An answer that came before the broker's.
+    first: Option<Message>,
     expects: bool,
     missing: BTreeSet<Instance>,
     answered: BTreeSet<Instance>,
@@ -154,17 +153,18 @@ pub struct Answers<Rep, C> {
 }
 
 impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
-    async fn confirmed(&mut self, publish: Publish, deadline: Instant) -> Result<(), CallError> {
-        let Ok(answer) = tokio::time::timeout_at(deadline, publish).await else {
-            return Err(CallError::DeadlinePassed);
-        };
-        match answer.map_err(|error| CastError::of_publish(error, true)) {
-            // Some may have it all the same.
-            Ok(()) | Err(CastError::Unknown(_)) => Ok(()),
-            Err(CastError::NotRouted) => Err(CallError::NotRouted),
-            Err(CastError::NotSent(why)) => Err(CallError::NotSent(why)),
-            Err(CastError::Closed) => Err(CallError::Closed),
+    /// Ready when the broker has the request, or somebody has answered it already.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        if let Poll::Ready(sent) = self.open.poll_sent(cx) {
+            return Poll::Ready(sent);
         }
+        self.receiver.poll_recv(cx).map(|answer| match answer {
+            Some(answer) => {
+                self.first = Some(answer);
+                Ok(())
+            }
+            None => Err(self.open.deadline_passed()),
+        })
     }
 
     /// The next answer; none at the end.
@@ -186,8 +186,12 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
             if self.expects && self.missing.is_empty() {
                 return Poll::Ready(None);
             }
-            let Some(reply) = std::task::ready!(self.receiver.poll_recv(cx)) else {
-                return Poll::Ready(None);
+            let reply = match self.first.take() {
+                Some(first) => first,
+                None => match std::task::ready!(self.receiver.poll_recv(cx)) {
+                    Some(reply) => reply,
+                    None => return Poll::Ready(None),
+                },
             };
             let from: Option<Instance> = reply.sender().parse().ok();
             if let Some(instance) = &from {
@@ -206,12 +210,6 @@ impl<Rep, C: Codec<Rep>> Stream for Answers<Rep, C> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
         self.poll(cx)
-    }
-}
-
-impl<Rep, C> Drop for Answers<Rep, C> {
-    fn drop(&mut self) {
-        self.core.pending.remove(&self.id);
     }
 }
 

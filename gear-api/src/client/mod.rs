@@ -92,7 +92,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Where ids come from, instead of the transport's seed.
+    /// Where ids come from, instead of the transport's seed. Two that talk to each other need
+    /// different ones, or their ids are the same.
     pub fn seed(mut self, seed: u64) -> Self {
         self.settings.seed = Some(seed);
         self

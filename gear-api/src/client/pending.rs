@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use crossbeam_utils::CachePadded;
 use foldhash::HashMap;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -25,7 +26,7 @@ pub(super) enum Waiter {
 
 #[derive(Default)]
 pub(crate) struct Pending {
-    state: Mutex<State>,
+    state: CachePadded<Mutex<State>>,
     /// Wakes the task that watches the deadlines.
     changed: Notify,
 }

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use crossbeam_utils::CachePadded;
 use uuid::Uuid;
 
 use crate::Timestamp;
@@ -80,7 +81,8 @@ impl fmt::Debug for Id {
 #[derive(Debug)]
 pub(crate) struct IdSource {
     prefix: u64,
-    next: AtomicU64,
+    /// Alone on its cache line: every message changes it.
+    next: CachePadded<AtomicU64>,
 }
 
 /// The counter fills the last 40 bits: a trillion ids before one comes again, and
@@ -89,7 +91,7 @@ const COUNTER_BITS: u32 = 40;
 
 impl IdSource {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { prefix: mix(seed) << COUNTER_BITS, next: AtomicU64::new(0) }
+        Self { prefix: mix(seed) << COUNTER_BITS, next: CachePadded::new(AtomicU64::new(0)) }
     }
 
     pub(crate) fn next(&self, now: Timestamp) -> Id {
@@ -102,8 +104,7 @@ impl IdSource {
 
 /// Spreads a seed over 64 bits (the finalizer of SplitMix64), so that neighbouring
 /// seeds give unlike results.
-#[must_use]
-pub fn mix(seed: u64) -> u64 {
+fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -11,7 +11,7 @@ pub(crate) use id::IdSource;
 
 pub use {
     headers::{HeaderError, HeaderValue, Headers},
-    id::{Id, mix},
+    id::Id,
 };
 
 use crate::{ReplyTo, Text, Timestamp};

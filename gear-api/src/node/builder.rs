@@ -131,7 +131,9 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// Handles the events under `pattern` that are of this kind.
     ///
     /// The instances of the service that name the same `group` share its events: each goes to
-    /// one of them. A group has one queue, whatever its patterns.
+    /// one of them. A group has one queue, whatever its patterns. Where several of its handlers
+    /// match an event, the first that was registered gets it; one that none is for is counted
+    /// as unknown and gone.
     pub fn on_event<Req, Rep, C, F, Fut>(
         mut self,
         group: &str,
@@ -166,7 +168,9 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         self
     }
 
-    /// Puts a tower layer around the handlers that follow; the first layer is outermost.
+    /// Puts a tower layer around the handlers that follow; the first layer is outermost. It is
+    /// asked for a service for each handler, so a limit is one for each operation unless the
+    /// layer shares it (as tower's `GlobalConcurrencyLimitLayer` does).
     ///
     /// The error of a timeout becomes [`code::TIMEOUT`](crate::code::TIMEOUT), that of load
     /// shedding [`code::OVERLOADED`](crate::code::OVERLOADED) (feature `tower`).
@@ -229,7 +233,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         self
     }
 
-    /// Where ids come from, instead of the transport's seed.
+    /// Where ids come from, instead of the transport's seed. Two that talk to each other need
+    /// different ones, or their ids are the same.
     pub fn seed(mut self, seed: u64) -> Self {
         self.settings.seed = Some(seed);
         self

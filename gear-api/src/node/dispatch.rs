@@ -123,20 +123,30 @@ pub(super) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Serves until the node stops or the connection is closed.
-    pub(super) async fn run(mut self) {
+    /// Serves until the node stops or the connection is closed. Returns how many handlers
+    /// could not be cut off, because they never pause.
+    pub(super) async fn run(mut self) -> usize {
+        /// How long a handler that is cut off may take to come to its next pause.
+        const LAST_PAUSE: Duration = Duration::from_secs(1);
         let queue = self.role.queue();
-        while self.serve(&queue).await {
-            self.subscribe_again(&queue).await;
-        }
-        let cut_off = *self.stop.borrow();
+        while self.serve(&queue).await && self.subscribe_again(&queue).await {}
+        let mut stop = self.stop.clone();
         let finished = self.tasks.finished();
-        match cut_off {
-            Some(at) => drop(tokio::time::timeout_at(at, finished).await),
-            None => finished.await,
+        tokio::pin!(finished);
+        // The connection may have ended before the node is stopped.
+        let cut_off = tokio::select! {
+            biased;
+            () = &mut finished => return 0,
+            stop = stop.wait_for(Option::is_some) => stop.ok().and_then(|at| *at),
+        };
+        if let Some(at) = cut_off
+            && tokio::time::timeout_at(at, &mut finished).await.is_ok()
+        {
+            return 0;
         }
         self.tasks.cut_off();
-        self.tasks.finished().await;
+        let _ = tokio::time::timeout(LAST_PAUSE, self.tasks.finished()).await;
+        self.tasks.running()
     }
 
     /// Serves until the consumer ends. Returns whether the broker ended it, so that it is
@@ -191,28 +201,39 @@ impl Dispatcher {
                 tracing::debug!(%operation, "a reply came that no handler takes");
                 job.forget();
             }
-            None => self.tasks.spawn(job.unknown_operation()),
+            None => {
+                if let Some(rest) = job.unknown_operation() {
+                    self.tasks.spawn(rest);
+                }
+            }
         }
     }
 
-    /// The broker ended the consumer, e.g. because somebody deleted the queue.
-    async fn subscribe_again(&mut self, queue: &Text) {
+    /// The broker ended the consumer, e.g. because somebody deleted the queue. Returns
+    /// whether there is one again: not if the node stops or the connection is closed.
+    async fn subscribe_again(&mut self, queue: &Text) -> bool {
         const PAUSE: Duration = Duration::from_secs(1);
         tracing::warn!(%queue, end = ?self.consumer.end(), "declaring and consuming it again");
         let mut stop = self.stop.clone();
+        let stopping = stop.wait_for(Option::is_some);
+        tokio::pin!(stopping);
         loop {
-            match self.core.transport.subscribe(self.role.subscription(self.prefetch)).await {
+            let subscription = self.role.subscription(self.prefetch);
+            let subscribed = tokio::select! {
+                biased;
+                _ = &mut stopping => return false,
+                subscribed = self.core.transport.subscribe(subscription) => subscribed,
+            };
+            match subscribed {
                 Ok(consumer) => {
                     self.consumer = consumer;
-                    return;
+                    return true;
                 }
-                // The consumer that ended says the rest.
-                Err(SubscribeError::Closed) => return,
+                Err(SubscribeError::Closed) => return false,
                 Err(error) => {
                     tracing::warn!(%queue, %error, "could not consume it again");
-                    let stopped = stop.wait_for(Option::is_some);
-                    if tokio::time::timeout(PAUSE, stopped).await.is_ok() {
-                        return;
+                    if tokio::time::timeout(PAUSE, &mut stopping).await.is_ok() {
+                        return false;
                     }
                 }
             }

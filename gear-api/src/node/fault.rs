@@ -121,7 +121,8 @@ impl Fault {
         #[cfg(feature = "tower")]
         {
             if error.is::<tower::timeout::error::Elapsed>() {
-                return Self::new(code::TIMEOUT, "it took too long").retryable().because(error);
+                // Cut off in the middle: nobody knows what was done.
+                return Self::new(code::TIMEOUT, "it took too long").because(error);
             }
             if error.is::<tower::load_shed::error::Overloaded>() {
                 return Self::new(code::OVERLOADED, "too much to do").retryable().because(error);

@@ -4,7 +4,8 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    pin::Pin,
+    panic::{self, AssertUnwindSafe},
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context as TaskContext, Poll},
 };
@@ -90,15 +91,19 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    fn spawn(&self, tasks: &Tasks, job: Job) {
+    fn spawn(&self, tasks: &Tasks, mut job: Job) {
         let (state, function) = (Arc::clone(&self.state), self.function.clone());
         let (decode, encode) = (self.decode, self.encode);
         let span = job.span();
         tasks.spawn(
             async move {
+                job.begin();
                 let cx = job.context().clone();
-                let result = run(state, function, decode, encode, cx, job.wants_answer()).await;
-                job.finish(result).await;
+                let handling = run(state, function, decode, encode, cx, job.wants_answer());
+                let result = catch_panic(handling).await;
+                if let Some(rest) = job.finish(result) {
+                    rest.await;
+                }
             }
             .instrument(span),
         );
@@ -128,6 +133,24 @@ where
     let request = decode(cx.message())?;
     let answer = function(state, cx, request).await?;
     if wants_answer { encode(&answer).map(Some) } else { Ok(None) }
+}
+
+/// A panic of the handler becomes a fault like any other. What the handler left behind is
+/// its own: as with a thread that panics, its locks are poisoned.
+async fn catch_panic<T>(handling: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let mut handling = pin!(handling);
+    poll_fn(|cx| {
+        panic::catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(cx))).unwrap_or_else(
+            |payload| {
+                let text = payload.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+                let because = text.unwrap_or("a panic without a text").to_owned();
+                let fault = Fault::new(code::PANICKED, "the handler panicked").because(because);
+                Poll::Ready(Err(fault))
+            },
+        )
+    })
+    .await
 }
 
 impl Default for Reply {
@@ -205,13 +228,17 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn spawn(&self, tasks: &Tasks, job: Job) {
+    fn spawn(&self, tasks: &Tasks, mut job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
         tasks.spawn(
             async move {
-                let result = answer.await.map(Some).map_err(Fault::from_box);
-                job.finish(result).await;
+                job.begin();
+                let handling = async { answer.await.map(Some).map_err(Fault::from_box) };
+                let result = catch_panic(handling).await;
+                if let Some(rest) = job.finish(result) {
+                    rest.await;
+                }
             }
             .instrument(span),
         );

@@ -1,7 +1,7 @@
 //! One request from its delivery to its settlement. Whatever happens to its handler, the
 //! request is answered and settled, once: a job that is dropped sees to it.
 
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tracing::Span;
 
@@ -11,20 +11,35 @@ use crate::{
     client::{Core, count},
 };
 
+/// What is left to await before a message is settled. Boxed, because it is rare and would
+/// make every handler's task larger.
+pub(super) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 pub(super) struct Job {
     cx: Context,
     /// The queue that it came by.
     queue: Text,
     settlement: Option<Settlement>,
+    /// Whether somebody has begun to handle it.
+    begun: bool,
 }
+
+/// How long to wait before a message that could not be set aside goes back, and so comes
+/// again.
+const SET_ASIDE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Job {
     pub(super) fn new(cx: Context, queue: Text, settlement: Settlement) -> Self {
-        Self { cx, queue, settlement: Some(settlement) }
+        Self { cx, queue, settlement: Some(settlement), begun: false }
     }
 
     pub(super) fn context(&self) -> &Context {
         &self.cx
+    }
+
+    /// The handler is about to be called.
+    pub(super) fn begin(&mut self) {
+        self.begun = true;
     }
 
     fn message(&self) -> &Message {
@@ -35,9 +50,10 @@ impl Job {
         self.cx.core()
     }
 
-    /// Whether somebody waits for an answer: replies are never answered.
+    /// Whether somebody waits for an answer: replies and events are never answered.
     pub(super) fn wants_answer(&self) -> bool {
-        self.message().reply_to().is_some() && self.message().kind() != Kind::Reply
+        let message = self.message();
+        message.reply_to().is_some() && matches!(message.kind(), Kind::Call | Kind::Cast)
     }
 
     pub(super) fn span(&self) -> Span {
@@ -51,62 +67,48 @@ impl Job {
         )
     }
 
-    /// The handler is done: answers and settles.
-    pub(super) async fn finish(mut self, result: Result<Option<Reply>, Fault>) {
-        let Some(settlement) = self.settlement.take() else { return };
+    /// The handler is done: answers and settles. Returns what is left to await.
+    pub(super) fn finish(self, result: Result<Option<Reply>, Fault>) -> Option<Rest> {
         let fault = match result {
             Ok(reply) => {
-                if self.wants_answer() {
-                    self.answer(reply.unwrap_or_default());
-                }
-                settlement.ack();
-                return;
+                let answer = self.wants_answer().then(|| self.answer(reply.unwrap_or_default()));
+                return self.answered(answer.flatten());
             }
             Err(fault) => fault,
         };
-        count(&self.core().counters.failed);
+        let counters = &self.core().counters;
+        count(if fault.code() == code::PANICKED { &counters.panicked } else { &counters.failed });
         let source = fault.source().map(tracing::field::display);
         tracing::warn!(code = fault.code(), source, "the handler failed: {fault}");
         if self.wants_answer() {
-            self.answer_error(fault.shown());
-            settlement.ack();
+            let answer = self.answer_error(fault.shown());
+            self.answered(answer)
         } else {
-            let reason = fault.shown().to_string();
-            let publish = self.core().set_aside(self.message(), &self.queue, &reason);
-            settle_set_aside(publish, settlement).await;
+            Some(self.set_aside(fault.shown().to_string()))
         }
     }
 
     /// Nobody handles it.
-    pub(super) async fn unknown_operation(self) {
+    pub(super) fn unknown_operation(self) -> Option<Rest> {
         count(&self.core().counters.unknown);
-        let operation = self.message().operation();
-        let text = if operation.is_empty() {
+        let message = self.message();
+        let text = if message.operation().is_empty() {
             "the message names no operation".to_owned()
         } else {
-            format!("there is no operation {operation:?} here")
+            format!("there is no operation {:?} here", message.operation())
         };
-        self.refuse(code::UNKNOWN_OPERATION, &text).await;
-    }
-
-    /// Answers an error, or sets the message aside.
-    async fn refuse(mut self, code: &'static str, text: &str) {
-        let Some(settlement) = self.settlement.take() else { return };
         if self.wants_answer() {
-            self.answer_error(&RemoteError::new(code, text, false));
-            settlement.ack();
-        } else if self.is_group_cast() {
-            // Whoever tells everybody something does not know what each of them handles.
-            settlement.ack();
+            let answer = self.answer_error(&RemoteError::new(code::UNKNOWN_OPERATION, text, false));
+            self.answered(answer)
+        } else if message.kind() == Kind::Event || self.cx.key().ends_with(".*") {
+            // Whoever tells everybody something does not know what each of them handles, and
+            // a pattern may catch more than its handlers are for.
+            self.forget();
+            None
         } else {
-            tracing::warn!(code, "set aside: {text}");
-            let publish = self.core().set_aside(self.message(), &self.queue, text);
-            settle_set_aside(publish, settlement).await;
+            tracing::warn!("set aside: {text}");
+            Some(self.set_aside(text))
         }
-    }
-
-    fn is_group_cast(&self) -> bool {
-        self.cx.key().ends_with(".*")
     }
 
     /// Its time is over, or it is not for this queue: nobody is told.
@@ -116,25 +118,60 @@ impl Job {
         }
     }
 
-    fn answer(&self, reply: Reply) {
+    /// Settles once the answer has left: a request must not be gone before its answer is on
+    /// the way.
+    fn answered(self, answer: Option<Publish>) -> Option<Rest> {
+        match answer {
+            Some(answer) if !answer.is_handed_over() => Some(Box::pin(async move {
+                if let Err(error) = answer.await {
+                    tracing::debug!(%error, "the answer could not be sent");
+                }
+                self.forget();
+            })),
+            _ => {
+                self.forget();
+                None
+            }
+        }
+    }
+
+    /// Puts the message where the operator finds it. Only what the broker has confirmed to
+    /// be there may leave its queue; until then a job that is dropped gives it back.
+    fn set_aside(mut self, reason: String) -> Rest {
+        let publish = self.core().set_aside(self.message(), &self.queue, &reason);
+        Box::pin(async move {
+            match publish.await {
+                Ok(()) => {
+                    count(&self.core().counters.set_aside);
+                    self.forget();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "could not be set aside; it goes back to its queue");
+                    tokio::time::sleep(SET_ASIDE_AGAIN).await;
+                    drop(self.settlement.take());
+                }
+            }
+        })
+    }
+
+    fn answer(&self, reply: Reply) -> Option<Publish> {
         let limit = self.core().settings.max_body_bytes;
         if reply.body.len() > limit {
             let text = format!("a reply of {} bytes; the limit is {limit}", reply.body.len());
-            self.answer_error(&RemoteError::new(code::TOO_LARGE, text, false));
-            return;
+            return self.answer_error(&RemoteError::new(code::TOO_LARGE, text, false));
         }
-        self.reply(reply, None);
+        self.reply(reply, None)
     }
 
-    fn answer_error(&self, error: &RemoteError) {
+    fn answer_error(&self, error: &RemoteError) -> Option<Publish> {
         let reply = Reply { content_type: RemoteError::CONTENT_TYPE, body: error.to_body() };
-        self.reply(reply, Some(error.code.as_str().into()));
+        self.reply(reply, Some(error.code.as_str().into()))
     }
 
     /// Hands the reply over without waiting: also from `drop`.
-    fn reply(&self, reply: Reply, error: Option<Text>) {
+    fn reply(&self, reply: Reply, error: Option<Text>) -> Option<Publish> {
         let request = self.message();
-        let Some(to) = request.reply_to() else { return };
+        let to = request.reply_to()?;
         let core = self.core();
         let now = core.clock.now();
         let mut head = core.head(Kind::Reply, request.operation().clone(), now, None);
@@ -143,42 +180,22 @@ impl Job {
         head.deadline = request.deadline();
         head.content_type = reply.content_type;
         head.error = error;
-        let message = head.message(reply.body);
-        core.transport.send(Route::Reply(to), message).detach();
+        Some(core.transport.send(Route::Reply(to), head.message(reply.body)))
     }
 }
 
-/// Only what the broker has confirmed to be set aside may leave its queue.
-async fn settle_set_aside(publish: Publish, settlement: Settlement) {
-    match publish.await {
-        Ok(()) => settlement.ack(),
-        Err(error) => {
-            tracing::error!(%error, "could not be set aside; it goes back to its queue");
-            drop(settlement);
-        }
-    }
-}
-
+/// The handler was cut off, or never begun.
 impl Drop for Job {
     fn drop(&mut self) {
         let Some(settlement) = self.settlement.take() else { return };
-        let core = Arc::clone(self.core());
-        if std::thread::panicking() {
-            count(&core.counters.panicked);
-            if self.wants_answer() {
-                self.answer_error(&RemoteError::new(code::PANICKED, "the handler panicked", false));
-                settlement.ack();
-            } else {
-                let publish = core.set_aside(self.message(), &self.queue, "the handler panicked");
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    runtime.spawn(settle_set_aside(publish, settlement));
-                }
-            }
-            return;
+        if self.begun {
+            self.core().note_unfinished(self.message());
         }
-        core.note_unfinished(self.message());
-        if self.wants_answer() {
-            self.answer_error(&RemoteError::new(code::DROPPED, "the handler was cut off", false));
+        if self.begun && self.wants_answer() {
+            let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
+            if let Some(answer) = self.answer_error(&error) {
+                answer.detach();
+            }
             settlement.ack();
         } else {
             settlement.requeue();

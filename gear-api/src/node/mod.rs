@@ -19,7 +19,7 @@ pub use self::{
     fault::{BoxError, Fault, code},
     handler::{HandlerService, Reply, Request},
 };
-use crate::{Client, Instance, Stats, Status, Transport, Unfinished};
+use crate::{Client, Instance, Stats, Status, Transport, Unfinished, clock::after};
 
 /// A running instance of a service: it owns the name, serves, and shuts down in order.
 ///
@@ -64,18 +64,21 @@ use crate::{Client, Instance, Stats, Status, Transport, Unfinished};
 pub struct Node {
     client: Client,
     stop: watch::Sender<StopAt>,
-    dispatchers: Vec<JoinHandle<()>>,
+    dispatchers: Vec<JoinHandle<usize>>,
 }
 
 /// What was not done when a node shut down.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Requests whose handlers were cut off: calls were answered with
+    /// Requests whose handlers were cut off: calls that had begun were answered with
     /// [`code::DROPPED`], casts and events went back to their queues.
     pub unfinished: Vec<Unfinished>,
     /// Calls of this node that ended without an answer.
     pub open_calls: usize,
+    /// Handlers that could not be cut off within a second, because they never pause: they
+    /// run on, and what they do is lost.
+    pub stuck: usize,
     /// What the node had done.
     pub stats: Stats,
 }
@@ -84,7 +87,7 @@ impl ShutdownReport {
     /// Whether everything that was begun was finished.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.unfinished.is_empty() && self.open_calls == 0
+        self.unfinished.is_empty() && self.open_calls == 0 && self.stuck == 0
     }
 }
 
@@ -97,7 +100,11 @@ impl Node {
         NodeBuilder::new(transport.into(), instance)
     }
 
-    fn new(client: Client, stop: watch::Sender<StopAt>, dispatchers: Vec<JoinHandle<()>>) -> Self {
+    fn new(
+        client: Client,
+        stop: watch::Sender<StopAt>,
+        dispatchers: Vec<JoinHandle<usize>>,
+    ) -> Self {
         Self { client, stop, dispatchers }
     }
 
@@ -134,15 +141,17 @@ impl Node {
     ///
     /// Dropped before it returns, the node stops at once, as when it is dropped.
     pub async fn shutdown(mut self, patience: Duration) -> ShutdownReport {
-        self.stop.send_replace(Some(Instant::now() + patience));
+        self.stop.send_replace(Some(after(Instant::now(), patience)));
+        let mut stuck = 0;
         for dispatcher in &mut self.dispatchers {
             // A dispatcher does not panic; if it did, its tasks are gone with it.
-            let _ = dispatcher.await;
+            stuck += dispatcher.await.unwrap_or_default();
         }
         let core = self.client.core();
         let open_calls = core.pending.close();
         core.transport.close().await;
-        ShutdownReport { unfinished: core.unfinished(), open_calls, stats: core.stats() }
+        let (unfinished, stats) = (core.unfinished(), core.stats());
+        ShutdownReport { unfinished, open_calls, stuck, stats }
     }
 }
 

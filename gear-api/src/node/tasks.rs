@@ -14,6 +14,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use crossbeam_utils::CachePadded;
 use foldhash::HashMap;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
@@ -23,8 +24,10 @@ use tokio::sync::Notify;
 pub(super) struct Tasks(Arc<Shared>);
 
 #[derive(Default)]
+#[repr(align(128))]
 struct Shared {
-    running: AtomicUsize,
+    /// Alone on its cache line: every task changes it.
+    running: CachePadded<AtomicUsize>,
     finished: Notify,
     cut_off: AtomicBool,
     waiting: Mutex<Waiting>,
@@ -52,11 +55,16 @@ impl Tasks {
         });
     }
 
+    /// How many run.
+    pub(super) fn running(&self) -> usize {
+        self.0.running.load(Ordering::Acquire)
+    }
+
     /// Returns when none runs. More may be spawned meanwhile.
     pub(super) async fn finished(&self) {
         loop {
             let finished = self.0.finished.notified();
-            if self.0.running.load(Ordering::Acquire) == 0 {
+            if self.running() == 0 {
                 return;
             }
             finished.await;

@@ -21,7 +21,7 @@ pub use {
     capabilities::Capabilities,
     consumer::{Consumer, ConsumerEnd, Source},
     delivery::{Delivery, Settle, Settlement, Verdict},
-    publish::{Publish, PublishError},
+    publish::{HandOver, Publish, PublishError},
     route::Route,
     status::Status,
     subscription::{Feed, ReplySink, SubscribeError, Subscription},
@@ -47,8 +47,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     ///
     /// **Behaves**: never blocks, never awaits. Messages reach the broker in the order
     /// of the calls. Where the connection is down, the broker blocks publishers or the
-    /// mailbox is full, the message waits in [`Publish`] in the same order, at most until
-    /// its deadline. A message larger than the broker takes is refused here.
+    /// mailbox is full, the message waits in [`Publish`] in the same order: until its
+    /// deadline, or without one until it is withdrawn or the transport closed. A message larger than the broker takes is refused here.
     fn send(&self, route: Route<'_>, message: Message) -> Publish;
 
     /// Starts to consume, declaring what must exist for that.

@@ -69,12 +69,17 @@ impl PublishError {
 #[must_use = "the answer of the broker tells whether the message arrived"]
 pub struct Publish(State);
 
+/// What the broker says of one message.
 type Answer = Result<(), PublishError>;
+
+/// What becomes of a message that waits: it is handed over, and its answer comes later;
+/// or it never will be.
+pub type HandOver = Result<oneshot::Receiver<Answer>, PublishError>;
 
 enum State {
     Answered(Answer),
     HandedOver(oneshot::Receiver<Answer>),
-    Waiting(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Waiting(oneshot::Receiver<HandOver>),
     Done,
 }
 
@@ -90,10 +95,14 @@ impl Publish {
         Self(State::HandedOver(answer))
     }
 
-    /// The message waits in `future`, which hands it over in its turn and then awaits the
-    /// answer. Dropping the future must take the message back. For backends.
-    pub fn waiting(future: impl Future<Output = Answer> + Send + 'static) -> Self {
-        Self(State::Waiting(Box::pin(future)))
+    /// The message waits. For backends.
+    ///
+    /// **Requires** that the backend sends `Ok` right before it hands the message over, and
+    /// does not hand it over if sending fails: then the message was withdrawn. So there is
+    /// never a doubt whether it left. A sender that is dropped means
+    /// [`PublishError::Closed`].
+    pub fn waiting(hand_over: oneshot::Receiver<HandOver>) -> Self {
+        Self(State::Waiting(hand_over))
     }
 
     /// Whether the message has left: dropping this then does not unsend it.
@@ -102,15 +111,31 @@ impl Publish {
         !matches!(self.0, State::Waiting(_))
     }
 
+    /// Takes the message back if it has not left. Returns whether it was taken back.
+    pub fn withdraw(&mut self) -> bool {
+        let State::Waiting(hand_over) = &mut self.0 else { return false };
+        hand_over.close();
+        match hand_over.try_recv() {
+            Ok(Ok(answer)) => {
+                self.0 = State::HandedOver(answer);
+                false
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.0 = State::Done;
+                true
+            }
+        }
+    }
+
     /// Lets the message go its way without anybody waiting for the answer.
     ///
     /// One that could not be handed over waits on in a task; outside of a tokio runtime
     /// it is dropped.
     pub fn detach(self) {
-        if let State::Waiting(future) = self.0
+        if let State::Waiting(hand_over) = self.0
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(future);
+            runtime.spawn(hand_over);
         }
     }
 }
@@ -119,24 +144,31 @@ impl Future for Publish {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        let answer = match &mut self.0 {
-            State::Answered(_) => {
-                // A broker that always answers at once must not let its publishers
-                // starve everybody else on the thread.
-                ready!(coop::poll_proceed(cx)).made_progress();
-                match std::mem::replace(&mut self.0, State::Done) {
-                    State::Answered(answer) => answer,
-                    _ => Err(PublishError::Closed),
+        let answer = loop {
+            match &mut self.0 {
+                State::Answered(_) => {
+                    // A broker that always answers at once must not let its publishers
+                    // starve everybody else on the thread.
+                    ready!(coop::poll_proceed(cx)).made_progress();
+                    break match std::mem::replace(&mut self.0, State::Done) {
+                        State::Answered(answer) => answer,
+                        _ => Err(PublishError::Closed),
+                    };
                 }
+                State::HandedOver(answer) => {
+                    let lost =
+                        |_| Err(PublishError::Unknown(Text::from_static("its answer was lost")));
+                    break ready!(Pin::new(answer).poll(cx)).unwrap_or_else(lost);
+                }
+                State::Waiting(hand_over) => match ready!(Pin::new(hand_over).poll(cx)) {
+                    Ok(Ok(answer)) => self.0 = State::HandedOver(answer),
+                    Ok(Err(error)) => break Err(error),
+                    Err(_) => break Err(PublishError::Closed),
+                },
+                // A finished future that is polled again; a panic here could take a task
+                // down that merely uses `select!` in a loop.
+                State::Done => return Poll::Pending,
             }
-            State::HandedOver(answer) => match ready!(Pin::new(answer).poll(cx)) {
-                Ok(answer) => answer,
-                Err(_) => Err(PublishError::Unknown(Text::from_static("its answer was lost"))),
-            },
-            State::Waiting(future) => ready!(future.as_mut().poll(cx)),
-            // A finished future that is polled again; a panic here could take a task
-            // down that merely uses `select!` in a loop.
-            State::Done => return Poll::Pending,
         };
         self.0 = State::Done;
         Poll::Ready(answer)

@@ -41,9 +41,10 @@ pub enum Subscription {
         /// Unsettled deliveries at a time.
         prefetch: u16,
     },
-    /// Copies of what passes, for watching. Never competes with the consumers, needs no
-    /// settling, and drops the oldest when nobody looks for long. Taps do not see replies,
-    /// and a tap with `#` makes every key count as routed.
+    /// Copies of what passes, for watching. Never competes with the consumers and needs no
+    /// settling. When nobody looks for long, copies are dropped (the broker keeps the newest
+    /// 10,000, beside those that were on the way), and count as stored until then. Taps do
+    /// not see replies, and a tap with `#` makes every key count as routed.
     Tap {
         /// What to watch.
         feed: Feed,

@@ -109,10 +109,10 @@ impl<O: Outlet> Model<O> {
         }
     }
 
-    /// The connection is lost: its consumers end, what they had not settled goes back as
-    /// a failure, and its exclusive queues go.
-    pub(crate) fn drop_connection(&mut self, connection: ConnectionId, now: &Now) {
-        let mine = |consumer: &Consumer<O>| consumer.options.connection == connection;
+    /// Connections are lost, all at once: their consumers end, what they had not settled goes
+    /// back as a failure, and their exclusive queues go.
+    pub(crate) fn drop_connections(&mut self, gone: &[ConnectionId], now: &Now) {
+        let mine = |consumer: &Consumer<O>| gone.contains(&consumer.options.connection);
         let consumers: Vec<ConsumerId> =
             self.consumers.iter().filter(|(_, c)| mine(c)).map(|(id, _)| id).collect();
         // First all of them end, so that nothing goes from one to the other.
@@ -134,7 +134,7 @@ impl<O: Outlet> Model<O> {
         let owned: Vec<QueueId> = self
             .queues
             .iter()
-            .filter(|(_, queue)| queue.owner == Some(connection))
+            .filter(|(_, queue)| queue.owner.is_some_and(|owner| gone.contains(&owner)))
             .map(|(id, _)| id)
             .collect();
         for queue in owned {
@@ -198,8 +198,11 @@ impl<O: Outlet> Model<O> {
             Verdict::Dropped => {
                 let lost = entry.failures + 1 >= Verdict::MAX_RETURNS;
                 match self.consumers[consumer].options.set_aside.clone().filter(|_| lost) {
-                    Some(key) => self.set_aside(queue, &entry, key, dead),
-                    None => self.give_back(queue, entry, Returned::Failed, now, dead),
+                    Some(key) if self.leads_somewhere(&topology::exchange::DEAD, &key) => {
+                        self.bytes -= entry.charge;
+                        self.set_aside(queue, &entry, key, dead);
+                    }
+                    _ => self.give_back(queue, entry, Returned::Failed, now, dead),
                 }
             }
             _ => self.give_back(queue, entry, Returned::Unseen, now, dead),
@@ -208,7 +211,6 @@ impl<O: Outlet> Model<O> {
 
     /// What Gear's own backends do with a message that is lost again and again.
     fn set_aside(&mut self, queue: QueueId, entry: &Entry, key: Text, dead: &mut VecDeque<Dead>) {
-        self.bytes -= entry.charge;
         let mut message = entry.message.to_builder();
         let headers = message.headers_mut();
         let reason = format!("given up after {} lost deliveries", entry.failures + 1);
@@ -333,7 +335,7 @@ impl<O: Outlet> Model<O> {
         if queue.consumers == 0 {
             queue.unused_since = Some(now.get());
             if let Some(limit) = queue.spec.expires {
-                self.set_timer(now.get() + limit, Timer::Unused(id));
+                self.set_timer(now.after(limit), Timer::Unused(id));
             }
         }
     }

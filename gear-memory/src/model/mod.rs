@@ -278,6 +278,7 @@ impl<O: Outlet> Model<O> {
     /// Deletes a queue with what is in it, and ends its consumers.
     pub(crate) fn delete_queue(&mut self, id: QueueId) {
         let Some(mut queue) = self.queues.remove(id) else { return };
+        self.activity += 1;
         self.queue_names.remove(&queue.spec.name);
         self.exchanges[self.default_exchange].unbind(&queue.spec.name, Destination::Queue(id));
         for (exchange, key) in std::mem::take(&mut queue.bindings) {

@@ -96,6 +96,15 @@ impl<O: Outlet> Model<O> {
         outcome
     }
 
+    /// Whether a key leads to any queue.
+    pub(super) fn leads_somewhere(&mut self, exchange: &str, key: &str) -> bool {
+        let mut queues = Vec::new();
+        if let Ok(exchange) = self.exchange(exchange) {
+            self.find_queues(exchange, key, &mut queues);
+        }
+        !queues.is_empty()
+    }
+
     /// The queues that a key leads to, each once, over any number of exchanges.
     pub(crate) fn find_queues(
         &mut self,
@@ -145,7 +154,7 @@ impl<O: Outlet> Model<O> {
         }
         let expires = match queue.time_to_live() {
             Some(ttl) => {
-                let at = now.get() + ttl;
+                let at = now.after(ttl);
                 Some(expires.map_or(at, |other| other.min(at)))
             }
             None => expires,
