@@ -1,7 +1,7 @@
 //! Who takes part, and which REPO a file belongs to.
 //! The one place that knows the names of hosts: main starts them, WEB and CTRL ask them.
 
-use gear_api::{Instance, NameError, Service, mix};
+use gear_api::{Instance, NameError, Service};
 
 /// Reads folders, asks questions, shows answers.
 pub(crate) const WEB: Service = Service::new("WEB");
@@ -61,9 +61,12 @@ impl Roster {
 /// texts, spread by the finalizer of SplitMix64.
 fn weight(host: &str, path: &str) -> u64 {
     let bytes = host.bytes().chain([0]).chain(path.bytes());
-    mix(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    });
+    let z = (fnv ^ (fnv >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

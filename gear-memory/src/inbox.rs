@@ -194,10 +194,10 @@ impl Settle for Lease {
             || self.shared.is_blocked.load(Ordering::Relaxed)
             || self.inbox.unattended.load(Ordering::Relaxed);
         if now {
-            let batch = std::mem::take(&mut *settled);
+            // The connection may be lost by then; the broker then does not know the consumer.
+            self.shared.leave_settled(&mut settled);
             drop(settled);
-            // The connection may be lost by now; the broker then does not know the consumer.
-            self.shared.settle(batch);
+            self.shared.take_in_settled();
         }
     }
 }
@@ -271,8 +271,11 @@ impl Source for InboxSource {
             }
             drop(state);
             self.inbox.unattended.store(true, Ordering::Relaxed);
-            if let Some(batch) = self.inbox.take_settled() {
-                self.shared.settle(batch);
+            let mut settled = self.inbox.lock_settled();
+            if !settled.verdicts.is_empty() {
+                self.shared.leave_settled(&mut settled);
+                drop(settled);
+                self.shared.take_in_settled();
             }
             return Poll::Pending;
         }

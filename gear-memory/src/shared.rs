@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     fault::Faults,
     inbox::{Inbox, Settled, Wake},
-    model::{ConnectionId, ExchangeId, Model, Tag},
+    model::{ConnectionId, ConsumerId, ExchangeId, Model, Tag},
     now::Now,
     record::Event,
     transport::{Subscribed, Target},
@@ -82,14 +82,15 @@ pub(crate) struct Shared {
 /// the broker's lock takes them in: so consumers never wait for publishers.
 #[derive(Default)]
 struct Settlements {
-    batches: Mutex<Vec<Settled>>,
+    batch: Mutex<Vec<(ConsumerId, Tag, Verdict)>>,
     waiting: AtomicBool,
 }
 
 impl Settlements {
-    fn add(&self, settled: Settled) {
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        batches.push(settled);
+    fn add(&self, settled: &mut Settled) {
+        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let consumer = settled.consumer;
+        batch.extend(settled.verdicts.drain(..).map(|(tag, verdict)| (consumer, tag, verdict)));
         self.waiting.store(true, Ordering::Relaxed);
     }
 
@@ -98,14 +99,22 @@ impl Settlements {
     }
 
     fn take_in(&self, state: &mut State, now: &Now) {
-        if self.are_waiting() {
-            let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-            self.waiting.store(false, Ordering::Relaxed);
-            let batches = std::mem::take(&mut *batches);
-            for Settled { consumer, verdicts } in batches {
-                state.model.settle(consumer, verdicts, now);
-            }
+        if !self.are_waiting() {
+            return;
         }
+        // The two buffers change places, so that none is ever allocated again.
+        let mut batch = std::mem::take(&mut state.settling);
+        {
+            let mut waiting = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+            self.waiting.store(false, Ordering::Relaxed);
+            std::mem::swap(&mut batch, &mut waiting);
+        }
+        for run in batch.chunk_by(|one, next| one.0 == next.0) {
+            let verdicts = run.iter().map(|&(_, tag, verdict)| (tag, verdict));
+            state.model.settle(run[0].0, verdicts, now);
+        }
+        batch.clear();
+        state.settling = batch;
     }
 }
 
@@ -116,6 +125,8 @@ pub(crate) struct State {
     /// How many connections are down.
     pub(crate) down: usize,
     pub(crate) faults: Faults,
+    /// The buffer that [`Settlements`] changes places with.
+    settling: Vec<(ConsumerId, Tag, Verdict)>,
     pub(crate) alarm: Option<Text>,
     /// Whether the connections were told that publishing is blocked.
     shows_blocked: bool,
@@ -172,6 +183,13 @@ impl State {
             .then_some(const { Text::from_static("the memory watermark is exceeded") })
     }
 
+    /// Takes out the messages that wait and that `wanted` wants.
+    pub(crate) fn take_waiting(&mut self, wanted: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let chosen = self.waiting.iter().filter(|(_, waiting)| wanted(waiting));
+        let numbers: Vec<u64> = chosen.map(|(number, _)| *number).collect();
+        numbers.into_iter().filter_map(|number| self.waiting.remove(&number)).collect()
+    }
+
     /// Whether messages go straight to the model.
     pub(crate) fn is_plain(&self, shared: &Shared) -> bool {
         self.alarm.is_none()
@@ -218,6 +236,7 @@ impl Shared {
                 connected: 0,
                 down: 0,
                 faults: Faults::default(),
+                settling: Vec::new(),
                 alarm: None,
                 shows_blocked: false,
                 waiting: BTreeMap::new(),
@@ -319,9 +338,13 @@ impl Shared {
         }
     }
 
-    /// Settlements from a consumer, in one go. Never waits for the lock.
-    pub(crate) fn settle(self: &Arc<Self>, settled: Settled) {
+    /// Leaves settlements for whoever takes them in next.
+    pub(crate) fn leave_settled(&self, settled: &mut Settled) {
         self.settlements.add(settled);
+    }
+
+    /// Takes settlements in that were left. Never waits for the lock.
+    pub(crate) fn take_in_settled(self: &Arc<Self>) {
         fence(Ordering::SeqCst);
         if let Some(mut state) = self.try_lock() {
             let now = Now::default();
@@ -361,8 +384,11 @@ impl Shared {
 
     /// Ends the wait of messages whose deadline has passed.
     pub(crate) fn expire_waiting(&self, state: &mut State, now: &Now) {
+        if state.waiting.is_empty() {
+            return;
+        }
         let due = |waiting: &Waiting| waiting.deadline.is_some_and(|at| at <= now.get());
-        for (_, waiting) in state.waiting.extract_if(.., |_, waiting| due(waiting)) {
+        for waiting in state.take_waiting(due) {
             let why = Text::from_static("the broker took no messages until its deadline");
             let _ = waiting.hand_over.send(Err(PublishError::NotSent(why)));
             state.model.activity += 1;

@@ -126,7 +126,7 @@ impl Handle {
                 let (_, wake) = subscribed.inbox.finish(ConsumerEnd::Closed);
                 state.model.wakes().extend(wake);
             }
-            for (_, waiting) in state.waiting.extract_if(.., |_, w| w.connection == self.id) {
+            for waiting in state.take_waiting(|waiting| waiting.connection == self.id) {
                 let _ = waiting.hand_over.send(Err(PublishError::Closed));
             }
             state.model.drop_connections(&[self.id], now);

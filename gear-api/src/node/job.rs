@@ -84,7 +84,7 @@ impl Job {
             let answer = self.answer_error(fault.shown());
             self.answered(answer)
         } else {
-            Some(self.set_aside(fault.shown().to_string()))
+            Some(self.set_aside(&fault.shown().to_string()))
         }
     }
 
@@ -107,7 +107,7 @@ impl Job {
             None
         } else {
             tracing::warn!("set aside: {text}");
-            Some(self.set_aside(text))
+            Some(self.set_aside(&text))
         }
     }
 
@@ -137,8 +137,8 @@ impl Job {
 
     /// Puts the message where the operator finds it. Only what the broker has confirmed to
     /// be there may leave its queue; until then a job that is dropped gives it back.
-    fn set_aside(mut self, reason: String) -> Rest {
-        let publish = self.core().set_aside(self.message(), &self.queue, &reason);
+    fn set_aside(mut self, reason: &str) -> Rest {
+        let publish = self.core().set_aside(self.message(), &self.queue, reason);
         Box::pin(async move {
             match publish.await {
                 Ok(()) => {

@@ -10,6 +10,7 @@ mod exchange;
 mod policy;
 mod publish;
 mod queue;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -103,6 +104,7 @@ pub(crate) struct Model<O: Outlet> {
     wakes: Vec<O::Wake>,
     record: Option<Record>,
     scratch: publish::Scratch,
+    routes: routes::Routes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +138,7 @@ impl<O: Outlet> Model<O> {
             wakes: Vec::new(),
             record,
             scratch: publish::Scratch::default(),
+            routes: routes::Routes::default(),
         }
     }
 
@@ -216,6 +219,7 @@ impl<O: Outlet> Model<O> {
         let id = self.queues.insert(Queue::new(spec, owner, policy));
         self.queue_names.insert(name.clone(), id);
         self.exchanges[self.default_exchange].bind(&name, Destination::Queue(id));
+        self.routes.forget();
         self.mark_used(id, now);
         Ok(id)
     }
@@ -236,6 +240,7 @@ impl<O: Outlet> Model<O> {
         let bindings = &mut self.queues[queue].bindings;
         if !bindings.iter().any(|(e, k)| *e == exchange && k == key) {
             bindings.push((exchange, key.clone()));
+            self.routes.forget();
             self.exchanges[exchange].bind(key, Destination::Queue(queue));
         }
         Ok(())
@@ -246,6 +251,7 @@ impl<O: Outlet> Model<O> {
         let bindings = &mut self.queues[queue].bindings;
         if let Some(at) = bindings.iter().position(|(e, k)| *e == exchange && *k == key) {
             bindings.swap_remove(at);
+            self.routes.forget();
             self.exchanges[exchange].unbind(key, Destination::Queue(queue));
         }
     }
@@ -258,6 +264,7 @@ impl<O: Outlet> Model<O> {
         key: &Text,
     ) -> Result<(), Refusal> {
         self.check_binding(source, key)?;
+        self.routes.forget();
         self.exchanges[source].bind(key, Destination::Exchange(to));
         Ok(())
     }
@@ -279,6 +286,7 @@ impl<O: Outlet> Model<O> {
     pub(crate) fn delete_queue(&mut self, id: QueueId) {
         let Some(mut queue) = self.queues.remove(id) else { return };
         self.activity += 1;
+        self.routes.forget();
         self.queue_names.remove(&queue.spec.name);
         self.exchanges[self.default_exchange].unbind(&queue.spec.name, Destination::Queue(id));
         for (exchange, key) in std::mem::take(&mut queue.bindings) {

@@ -74,7 +74,15 @@ impl<O: Outlet> Model<O> {
     ) -> Outcome {
         self.activity += 1;
         let mut queues = std::mem::take(&mut self.scratch.queues);
-        self.find_queues(exchange, key, &mut queues);
+        match self.routes.find(exchange, key) {
+            Some(queue) => queues.push(queue),
+            None => {
+                self.find_queues(exchange, key, &mut queues);
+                if let [queue] = queues[..] {
+                    self.routes.remember(exchange, key, queue);
+                }
+            }
+        }
         if self.record.is_some() {
             let names = queues.iter().map(|id| self.queues[*id].spec.name.clone()).collect();
             let exchange = self.exchanges[exchange].name.clone();
