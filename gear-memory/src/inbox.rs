@@ -104,14 +104,25 @@ impl Inbox {
     }
 
     /// The broker has a consumer for it again.
-    pub(crate) fn attach(self: &Arc<Self>, shared: &Arc<Shared>, consumer: ConsumerId) {
+    ///
+    /// Returns who has to be woken for what was delivered just before.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        consumer: ConsumerId,
+    ) -> Option<Wake> {
         let lease = Lease {
             shared: Arc::clone(shared),
             inbox: Arc::clone(self),
             consumer,
             over: AtomicBool::new(false),
         };
-        self.lock().lease = Some(Arc::new(lease));
+        let mut state = self.lock();
+        state.lease = Some(Arc::new(lease));
+        if state.arrived.is_empty() {
+            return None;
+        }
+        state.waker.take().map(Wake::Task)
     }
 
     /// The connection is lost, and with it whatever was delivered or settled meanwhile.
@@ -285,9 +296,9 @@ impl Source for InboxSource {
         if std::mem::replace(&mut self.stopped, true) {
             return;
         }
-        let current = self.lease.as_ref().is_some_and(|lease| !lease.over.load(Ordering::Acquire));
-        let untaken = self.batch.drain(..).filter_map(|delivered| delivered.tag);
-        let untaken: Vec<Tag> = untaken.filter(|_| current).collect();
+        let untaken = self.batch.drain(..).filter_map(|delivered| delivered.tag).collect();
+        // Tags count within their consumer, and after a cut there is another one.
+        let untaken = self.lease.as_ref().map(|lease| (lease.consumer, untaken));
         self.shared.stop(&self.inbox, untaken);
     }
 }

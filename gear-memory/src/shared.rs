@@ -202,7 +202,11 @@ impl State {
     pub(crate) fn cut(&mut self, cut: &[ConnectionId], back: Instant, now: &Now) {
         for &id in cut {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            self.down += usize::from(connection.link == Link::Up);
+            if let Link::Down(until) = &mut connection.link {
+                *until = back.max(*until);
+                continue;
+            }
+            self.down += 1;
             connection.link = Link::Down(back);
             connection.status.send_replace(Status::Connecting);
             for subscribed in &connection.subscriptions {
@@ -371,6 +375,7 @@ impl Shared {
             else {
                 continue;
             };
+            state.model.activity += 1;
             let (sender, receiver) = oneshot::channel();
             let handed_over = match link {
                 None => hand_over.send(Err(PublishError::Closed)).is_err(),
@@ -431,7 +436,11 @@ impl Shared {
     }
 
     /// Ends a subscription: what nobody took goes back.
-    pub(crate) fn stop(self: &Arc<Self>, inbox: &Arc<Inbox>, untaken: Vec<Tag>) {
+    pub(crate) fn stop(
+        self: &Arc<Self>,
+        inbox: &Arc<Inbox>,
+        untaken: Option<(ConsumerId, Vec<Tag>)>,
+    ) {
         self.with(|state, now| {
             let consumer = inbox.consumer();
             // First: from now on nobody leaves settlements behind for the consumer to bring.
@@ -446,9 +455,10 @@ impl Shared {
                     state.model.delete_queue_of(consumer);
                 }
                 state.model.cancel(consumer, now);
-                let untaken = untaken.into_iter().chain(arrived);
-                let returned = untaken.map(|tag| (tag, Verdict::Requeue));
-                state.model.settle(consumer, returned, now);
+                for (consumer, tags) in untaken.into_iter().chain([(consumer, arrived)]) {
+                    let returned = tags.into_iter().map(|tag| (tag, Verdict::Requeue));
+                    state.model.settle(consumer, returned, now);
+                }
             }
             for connection in state.connections.values_mut() {
                 connection.subscriptions.retain(|other| !Arc::ptr_eq(&other.inbox, inbox));

@@ -1,11 +1,16 @@
 //! What happens by itself: expiry, delays, reconnects; and how to know that nothing
 //! more will.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use crate::shared::{Link, Shared, State};
+use crate::shared::{Link, Shared, State, Waiting};
 
 impl State {
     fn next_timer(&self) -> Option<Instant> {
@@ -87,6 +92,19 @@ impl Shared {
         })
     }
 
+    /// Publishers that withdraw what waits tell nobody: whoever is idle has to look.
+    fn poll_withdrawn(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let withdrawn = self.with(|state, _| {
+            let gone = |(&number, waiting): (&u64, &mut Waiting)| {
+                waiting.hand_over.poll_closed(cx).is_ready().then_some(number)
+            };
+            let gone: Vec<u64> = state.waiting.iter_mut().filter_map(gone).collect();
+            state.model.activity += gone.len() as u64;
+            gone.iter().filter_map(|number| state.waiting.remove(number)).collect::<Vec<_>>()
+        });
+        if withdrawn.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
     pub(crate) async fn idle(self: &Arc<Self>) {
         let _waiter = IdleWaiter::new(self);
         loop {
@@ -97,12 +115,17 @@ impl Shared {
             let Some(before) =
                 self.with(|state, _| (!state.is_busy()).then_some(state.model.activity))
             else {
-                progress.await;
+                std::future::poll_fn(|cx| match progress.as_mut().poll(cx) {
+                    Poll::Pending => self.poll_withdrawn(cx),
+                    ready => ready,
+                })
+                .await;
                 continue;
             };
             // With a paused clock, time passes only when no task can run.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if self.with(|state, _| state.model.activity) == before {
+            // What has come to wait meanwhile is no activity yet.
+            if self.with(|state, _| state.model.activity == before && !state.is_busy()) {
                 return;
             }
         }

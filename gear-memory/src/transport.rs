@@ -163,6 +163,11 @@ impl Transport for MemoryTransport {
             let bytes = message.body().len();
             return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
         }
+        if matches!(route, Route::Delayed { .. })
+            && matches!(*self.0.status.borrow(), Status::Closed(_))
+        {
+            return Publish::ready(Err(PublishError::Closed)); // and nothing is declared for it
+        }
         let target = match shared.target(route, &message) {
             Ok(target) => target,
             Err(error) => return Publish::ready(Err(error)),
@@ -343,10 +348,10 @@ impl Shared {
             consumed = Some(queue);
         }
         if let Some(queue) = consumed {
-            // Attached before it can deliver: the lease must be there with the first delivery.
             let outlet = Arc::clone(&subscribed.inbox);
             let consumer = state.model.consume(queue, subscribed.consume.clone(), outlet, now)?;
-            subscribed.inbox.attach(self, consumer);
+            let wake = subscribed.inbox.attach(self, consumer);
+            state.model.wakes().extend(wake);
         }
         Ok(())
     }
@@ -384,7 +389,9 @@ impl Shared {
             }
             Route::Reply(to) => {
                 let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
-                Target { exchange, key: to.key(), mandatory: true, expires }
+                // Some brokers return what they delivered to a direct reply address.
+                let mandatory = !to.as_str().starts_with("amq.rabbitmq.reply-to.");
+                Target { exchange, key: to.key(), mandatory, expires }
             }
             Route::Event(topic) => {
                 Target { exchange: exchanges.events, key: topic.key(), mandatory: false, expires }
@@ -453,6 +460,7 @@ impl Shared {
                 } else {
                     if let BrokerFault::Delay(delay) = fault {
                         let number = state.number();
+                        state.model.activity += 1;
                         state.held.insert((now.after(delay), number), (target, message));
                     }
                     Ok(())
@@ -471,7 +479,7 @@ impl Shared {
         message: Message,
     ) -> Publish {
         let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
-        let (hand_over, receiver) = oneshot::channel();
+        let (hand_over, mut receiver) = oneshot::channel();
         // What is settled already need not be in the way.
         self.settle_all();
         self.with(|state, _| {
@@ -483,7 +491,12 @@ impl Shared {
             let waiting = Waiting { connection, target, message, deadline, hand_over };
             state.waiting.insert(number, waiting);
         });
-        Publish::waiting(receiver)
+        // `with` has handed it over already if it could.
+        match receiver.try_recv() {
+            Ok(Ok(answer)) => Publish::handed_over(answer),
+            Ok(Err(error)) => Publish::ready(Err(error)),
+            Err(_) => Publish::waiting(receiver),
+        }
     }
 }
 

@@ -48,12 +48,14 @@ fn deaths(message: &Message) -> &[HeaderValue] {
     }
 }
 
-/// Whether the message has been in `queue` before and came round without anybody
-/// rejecting it: RabbitMQ drops it then, or it would go round for ever.
+/// Whether a dead letter would come round to `queue` without anybody having rejected it
+/// since it was there: RabbitMQ keeps it out then, or it would go round for ever.
 pub(crate) fn is_cycle(message: &Message, queue: &str) -> bool {
     let deaths = deaths(message);
-    deaths.iter().any(|death| is(death, "queue", queue))
-        && !deaths.iter().any(|death| is(death, "reason", DeathReason::Rejected.as_str()))
+    let Some(last) = deaths.iter().position(|death| is(death, "queue", queue)) else {
+        return false;
+    };
+    !deaths[..=last].iter().any(|death| is(death, "reason", DeathReason::Rejected.as_str()))
 }
 
 /// The message as it arrives at the dead-letter exchange: one entry for each

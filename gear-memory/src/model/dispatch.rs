@@ -64,6 +64,10 @@ impl<O: Outlet> Model<O> {
         now: &Now,
     ) -> Result<ConsumerId, Refusal> {
         let queue = &mut self.queues[id];
+        if queue.owner.is_some_and(|owner| owner != options.connection) {
+            let text = format!("the queue {:?} belongs to another connection", queue.spec.name);
+            return Err(Refusal::ResourceLocked(text));
+        }
         if queue.exclusive_consumer || (options.exclusive && queue.consumers > 0) {
             let text = format!("the queue {} is in exclusive use", queue.spec.name);
             return Err(Refusal::AccessRefused(text));
@@ -112,6 +116,7 @@ impl<O: Outlet> Model<O> {
     /// Connections are lost, all at once: their consumers end, what they had not settled goes
     /// back as a failure, and their exclusive queues go.
     pub(crate) fn drop_connections(&mut self, gone: &[ConnectionId], now: &Now) {
+        self.activity += 1;
         let mine = |consumer: &Consumer<O>| gone.contains(&consumer.options.connection);
         let consumers: Vec<ConsumerId> =
             self.consumers.iter().filter(|(_, c)| mine(c)).map(|(id, _)| id).collect();
@@ -120,6 +125,8 @@ impl<O: Outlet> Model<O> {
             self.cancel(id, now);
         }
         let mut dead = VecDeque::new();
+        let mut queues = Vec::new();
+        // Then all of it comes back, so that whoever gets it gets it in its old order.
         for id in consumers {
             let Some(consumer) = self.consumers.remove(id) else { continue };
             let mut entries: Vec<Entry> = consumer.unsettled.into_iter().map(|(_, e)| e).collect();
@@ -128,7 +135,11 @@ impl<O: Outlet> Model<O> {
                 self.queues[consumer.queue].unsettled -= 1;
                 self.give_back(consumer.queue, entry, Returned::Failed, now, &mut dead);
             }
-            self.dispatch(consumer.queue, now, &mut dead);
+            queues.push(consumer.queue);
+        }
+        for queue in queues {
+            self.shorten(queue, now, &mut dead);
+            self.dispatch(queue, now, &mut dead);
         }
         self.bury(dead, now);
         let owned: Vec<QueueId> = self
@@ -174,6 +185,7 @@ impl<O: Outlet> Model<O> {
                 self.queues[queue].turns().join(id, priority);
             }
         }
+        self.shorten(queue, now, &mut dead);
         self.dispatch(queue, now, &mut dead);
         self.bury(dead, now);
     }
@@ -182,7 +194,7 @@ impl<O: Outlet> Model<O> {
         &mut self,
         consumer: ConsumerId,
         queue: QueueId,
-        entry: Entry,
+        mut entry: Entry,
         verdict: Verdict,
         now: &Now,
         dead: &mut VecDeque<Dead>,
@@ -196,7 +208,8 @@ impl<O: Outlet> Model<O> {
             Verdict::Ack => self.bytes -= entry.charge,
             Verdict::Reject => self.discard(queue, entry, DeathReason::Rejected, now, dead),
             Verdict::Dropped => {
-                let lost = entry.failures + 1 >= Verdict::MAX_RETURNS;
+                entry.lost += 1;
+                let lost = entry.lost >= Verdict::MAX_RETURNS;
                 match self.consumers[consumer].options.set_aside.clone().filter(|_| lost) {
                     Some(key) if self.leads_somewhere(&topology::exchange::DEAD, &key) => {
                         self.bytes -= entry.charge;
@@ -213,13 +226,18 @@ impl<O: Outlet> Model<O> {
     fn set_aside(&mut self, queue: QueueId, entry: &Entry, key: Text, dead: &mut VecDeque<Dead>) {
         let mut message = entry.message.to_builder();
         let headers = message.headers_mut();
-        let reason = format!("given up after {} lost deliveries", entry.failures + 1);
+        let reason = format!("given up after {} lost deliveries", entry.lost);
         let from = self.queues[queue].spec.name.clone();
         let mut set = |name, value| headers.insert_reserved(Text::from_static(name), value);
         // Headers that are full already lose the note, not the message.
         let _ = set(topology::header::DEAD_REASON, HeaderValue::Text(reason.into()));
         let _ = set(topology::header::DEAD_QUEUE, HeaderValue::Text(from));
-        dead.push_back(Dead { exchange: topology::exchange::DEAD, key, message: message.build() });
+        dead.push_back(Dead {
+            exchange: topology::exchange::DEAD,
+            key,
+            message: message.build(),
+            by_itself: false,
+        });
     }
 
     fn give_back(
@@ -256,17 +274,23 @@ impl<O: Outlet> Model<O> {
                 continue;
             }
             let Some(consumer) = queue.turns().take() else {
-                if let Some(at) = head_expiry(queue.head())
-                    && queue.head_timer.is_none_or(|set| at < set)
-                {
-                    queue.head_timer = Some(at);
-                    self.set_timer(at, Timer::Head(id));
-                }
+                self.watch_head(id);
                 return;
             };
             if let Some(entry) = queue.pop() {
                 self.deliver(id, consumer, entry, now);
             }
+        }
+    }
+
+    /// Sees to it that the head expires in its time.
+    pub(super) fn watch_head(&mut self, id: QueueId) {
+        let queue = &mut self.queues[id];
+        if let Some(at) = queue.head().and_then(|entry| entry.expires)
+            && queue.head_timer.is_none_or(|set| at < set)
+        {
+            queue.head_timer = Some(at);
+            self.set_timer(at, Timer::Head(id));
         }
     }
 
@@ -339,8 +363,4 @@ impl<O: Outlet> Model<O> {
             }
         }
     }
-}
-
-fn head_expiry(head: Option<&Entry>) -> Option<Instant> {
-    head.and_then(|entry| entry.expires)
 }

@@ -25,7 +25,7 @@ pub(crate) struct Exchange {
 enum Bindings {
     Topic(TopicTable<Destination>),
     Direct(HashMap<Text, BTreeSet<Destination>>),
-    Fanout(BTreeSet<Destination>),
+    Fanout(BTreeSet<(Destination, Text)>),
 }
 
 impl Exchange {
@@ -52,10 +52,9 @@ impl Exchange {
             Bindings::Direct(map) => {
                 map.entry(key.clone()).or_default().insert(to);
             }
-            // A fanout exchange is bound once per destination here, whatever the keys:
-            // Gear binds each of its queues once.
+            // The keys do not count for routing, but each binding is one to be removed.
             Bindings::Fanout(all) => {
-                all.insert(to);
+                all.insert((to, key.clone()));
             }
         }
     }
@@ -72,7 +71,7 @@ impl Exchange {
                 }
             }
             Bindings::Fanout(all) => {
-                all.remove(&to);
+                all.remove(&(to, key.into()));
             }
         }
     }
@@ -81,7 +80,7 @@ impl Exchange {
         match &self.bindings {
             Bindings::Topic(table) => table.find(key, found),
             Bindings::Direct(map) => found.extend(map.get(key).into_iter().flatten()),
-            Bindings::Fanout(all) => found.extend(all),
+            Bindings::Fanout(all) => found.extend(all.iter().map(|(to, _)| *to)),
         }
     }
 }

@@ -342,13 +342,18 @@ impl<O: Outlet> Model<O> {
             let classic = queue.spec.queue_type == topology::QueueType::Classic;
             queue.retain(|entry| {
                 entry.redelivered |= classic;
-                if !entry.message.is_durable() {
+                // A quorum queue has everything on disk.
+                let stays = entry.message.is_durable() || !classic;
+                if !stays {
                     freed += entry.charge;
                 }
-                entry.message.is_durable()
+                stays
             });
         }
         self.bytes -= freed;
+        for id in self.queues.keys().collect::<Vec<_>>() {
+            self.watch_head(id);
+        }
     }
 
     /// What there is of every queue, by name.

@@ -32,6 +32,15 @@ pub(super) struct Dead {
     pub(super) exchange: Text,
     pub(super) key: Text,
     pub(super) message: Message,
+    /// Whether nobody decided it: then it does not come back to where it has been.
+    pub(super) by_itself: bool,
+}
+
+/// Where a message comes from.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Publisher { expires: Option<Instant> },
+    Queue { by_itself: bool },
 }
 
 /// What a stored message costs beside its body, in bytes: its properties, its place in
@@ -49,16 +58,17 @@ impl<O: Outlet> Model<O> {
         now: &Now,
     ) -> Outcome {
         let mut dead = VecDeque::new();
-        let outcome = self.route(exchange, key, message, expires, now, &mut dead);
+        let outcome =
+            self.route(exchange, key, message, Origin::Publisher { expires }, now, &mut dead);
         self.bury(dead, now);
         outcome
     }
 
     /// Dead letters are routed like any message, and may die again on the way.
     pub(super) fn bury(&mut self, mut dead: VecDeque<Dead>, now: &Now) {
-        while let Some(Dead { exchange, key, message }) = dead.pop_front() {
+        while let Some(Dead { exchange, key, message, by_itself }) = dead.pop_front() {
             if let Ok(exchange) = self.exchange(&exchange) {
-                self.route(exchange, &key, message, None, now, &mut dead);
+                self.route(exchange, &key, message, Origin::Queue { by_itself }, now, &mut dead);
             }
         }
     }
@@ -68,7 +78,7 @@ impl<O: Outlet> Model<O> {
         exchange: ExchangeId,
         key: &Text,
         message: Message,
-        expires: Option<Instant>,
+        origin: Origin,
         now: &Now,
         dead: &mut VecDeque<Dead>,
     ) -> Outcome {
@@ -83,6 +93,15 @@ impl<O: Outlet> Model<O> {
                 }
             }
         }
+        let expires = match origin {
+            Origin::Publisher { expires } => expires,
+            Origin::Queue { by_itself } => {
+                if by_itself {
+                    queues.retain(|id| !death::is_cycle(&message, &self.queues[*id].spec.name));
+                }
+                None
+            }
+        };
         if self.record.is_some() {
             let names = queues.iter().map(|id| self.queues[*id].spec.name.clone()).collect();
             let exchange = self.exchanges[exchange].name.clone();
@@ -154,9 +173,8 @@ impl<O: Outlet> Model<O> {
         dead: &mut VecDeque<Dead>,
     ) -> bool {
         let queue = &mut self.queues[id];
-        let limit = queue.max_length();
         if queue.policy.overflow == Overflow::RejectPublish
-            && limit.is_some_and(|limit| queue.len() >= limit)
+            && queue.max_length().is_some_and(|limit| queue.len() >= limit)
         {
             return false;
         }
@@ -178,6 +196,7 @@ impl<O: Outlet> Model<O> {
             position,
             redelivered: false,
             failures: 0,
+            lost: 0,
             charge,
         };
         // Nothing waits before it, so it need not go through the queue; and what can be
@@ -190,13 +209,22 @@ impl<O: Outlet> Model<O> {
         }
         self.queues[id].push(entry);
         self.dispatch(id, now, dead);
-        if let Some(limit) = limit {
-            while self.queues[id].len() > limit {
-                let Some(oldest) = self.queues[id].pop() else { break };
-                self.discard(id, oldest, DeathReason::MaxLength, now, dead);
-            }
-        }
+        self.shorten(id, now, dead);
         true
+    }
+
+    /// Drops the oldest messages of a queue that is too long.
+    pub(super) fn shorten(&mut self, id: QueueId, now: &Now, dead: &mut VecDeque<Dead>) {
+        let queue = &self.queues[id];
+        let Some(limit) = queue.max_length() else { return };
+        if queue.policy.overflow == Overflow::RejectPublish || queue.len() <= limit {
+            return;
+        }
+        while self.queues[id].len() > limit {
+            let Some(oldest) = self.queues[id].pop() else { break };
+            self.discard(id, oldest, DeathReason::MaxLength, now, dead);
+        }
+        self.watch_head(id);
     }
 
     /// Takes a message out of the broker, by way of the dead-letter exchange where the
@@ -217,12 +245,10 @@ impl<O: Outlet> Model<O> {
         let message = entry.message.clone();
         self.note(now, || Event::died(name.clone(), &message, reason));
         let Some(exchange) = target else { return };
-        if reason != DeathReason::Rejected && death::is_cycle(&entry.message, &name) {
-            return;
-        }
         let from = &self.exchanges[entry.exchange].name;
         let message = death::mark(&entry.message, &name, reason, from, &entry.key);
-        dead.push_back(Dead { exchange, key: entry.key, message });
+        let by_itself = reason != DeathReason::Rejected;
+        dead.push_back(Dead { exchange, key: entry.key, message, by_itself });
     }
 
     pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {

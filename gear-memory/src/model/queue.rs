@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) redelivered: bool,
     /// How often it came back as a failure.
     pub(crate) failures: u32,
+    /// How often a bug lost it.
+    pub(crate) lost: u32,
     /// What it counts towards the broker's memory, in bytes.
     pub(crate) charge: usize,
 }

@@ -7,6 +7,7 @@ mod accounting;
 mod dead_letters;
 mod declarations;
 mod dispatch;
+mod found;
 mod limits;
 mod oracle;
 mod requeue;
