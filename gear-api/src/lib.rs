@@ -98,8 +98,8 @@ pub use {
     operation::Operation,
     text::Text,
     transport::{
-        Capabilities, Consumer, ConsumerEnd, Delivery, Feed, HandOver, Publish, PublishError,
-        ReplySink, Route, Settle, Settlement, Source, Status, SubscribeError, Subscription,
-        Transport, Verdict,
+        Capabilities, Consumer, ConsumerEnd, Delivery, DeliverySink, Feed, HandOver, Publish,
+        PublishError, ReplySink, Route, Settle, Settlement, Source, Status, SubscribeError,
+        Subscription, Transport, Verdict,
     },
 };

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -12,7 +12,8 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 use gear_api::{
-    ConsumerEnd, Delivery, Message, ReplySink, Settle, Settlement, Source, Text, Verdict,
+    ConsumerEnd, Delivery, DeliverySink, Message, ReplySink, Settle, Settlement, Source, Text,
+    Verdict,
 };
 use slotmap::{Key, KeyData};
 
@@ -35,6 +36,8 @@ pub(crate) struct Inbox {
     /// settlements to the broker. Written before `settled` is looked at, read after it was
     /// added to, so that its lock orders the two.
     unattended: CachePadded<AtomicBool>,
+    /// Where deliveries go at once, when somebody wants that.
+    forward: OnceLock<Arc<dyn DeliverySink>>,
     /// Replies go there at once, and are never settled.
     sink: Option<Arc<dyn ReplySink>>,
     /// Settlements go to the broker when so many are here.
@@ -71,6 +74,7 @@ pub(crate) struct Lease {
 pub(crate) enum Wake {
     Task(Waker),
     Reply(Arc<dyn ReplySink>, Message),
+    Delivery(Arc<Lease>, Delivered),
 }
 
 impl Wake {
@@ -78,6 +82,12 @@ impl Wake {
         match self {
             Self::Task(waker) => waker.wake(),
             Self::Reply(sink, message) => sink.deliver(message),
+            Self::Delivery(lease, delivered) => {
+                let inbox = Arc::clone(&lease.inbox);
+                if let Some(sink) = inbox.forward.get() {
+                    sink.deliver(delivered.into_delivery(lease));
+                }
+            }
         }
     }
 }
@@ -90,6 +100,7 @@ impl Inbox {
             state: CachePadded::default(),
             settled: CachePadded::default(),
             unattended: CachePadded::default(),
+            forward: OnceLock::new(),
             sink,
             batch,
         })
@@ -105,24 +116,28 @@ impl Inbox {
 
     /// The broker has a consumer for it again.
     ///
-    /// Returns who has to be woken for what was delivered just before.
+    /// Returns what has to be done about what was delivered just before.
     pub(crate) fn attach(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         consumer: ConsumerId,
-    ) -> Option<Wake> {
-        let lease = Lease {
+    ) -> Vec<Wake> {
+        let lease = Arc::new(Lease {
             shared: Arc::clone(shared),
             inbox: Arc::clone(self),
             consumer,
             over: AtomicBool::new(false),
-        };
+        });
         let mut state = self.lock();
-        state.lease = Some(Arc::new(lease));
-        if state.arrived.is_empty() {
-            return None;
+        state.lease = Some(Arc::clone(&lease));
+        if self.forward.get().is_some() {
+            let forward = |delivered| Wake::Delivery(Arc::clone(&lease), delivered);
+            state.arrived.drain(..).map(forward).collect()
+        } else if state.arrived.is_empty() {
+            Vec::new()
+        } else {
+            state.waker.take().map(Wake::Task).into_iter().collect()
         }
-        state.waker.take().map(Wake::Task)
     }
 
     /// The connection is lost, and with it whatever was delivered or settled meanwhile.
@@ -182,6 +197,9 @@ impl Outlet for Arc<Inbox> {
             return Some(Wake::Reply(Arc::clone(sink), delivered.message));
         }
         let mut state = self.lock();
+        if let (Some(_), Some(lease)) = (self.forward.get(), &state.lease) {
+            return Some(Wake::Delivery(Arc::clone(lease), delivered));
+        }
         state.arrived.push_back(delivered);
         state.waker.take().map(Wake::Task)
     }
@@ -213,6 +231,17 @@ impl Settle for Lease {
     }
 }
 
+impl Delivered {
+    /// As its consumer gets it, to be settled under this lease.
+    fn into_delivery(self, lease: Arc<Lease>) -> Delivery {
+        let settlement = match self.tag {
+            Some(tag) => Settlement::new(lease, tag.data().as_ffi()),
+            None => Settlement::none(),
+        };
+        Delivery::new(self.message, self.key, self.redelivered, settlement)
+    }
+}
+
 /// The consumer's end of an inbox.
 pub(crate) struct InboxSource {
     shared: Arc<Shared>,
@@ -238,27 +267,22 @@ impl InboxSource {
             return None;
         }
         let delivered = self.batch.pop_front()?;
-        let settlement = match delivered.tag {
-            Some(tag) => {
-                let lease: Arc<dyn Settle> = Arc::<Lease>::clone(lease);
-                Settlement::new(lease, tag.data().as_ffi())
-            }
-            None => Settlement::none(),
-        };
-        let settlement = if self.settles_itself {
-            settlement.ack();
-            Settlement::none()
-        } else {
-            settlement
-        };
-        Some(Delivery::new(delivered.message, delivered.key, delivered.redelivered, settlement))
+        let delivery = delivered.into_delivery(Arc::clone(lease));
+        if !self.settles_itself {
+            return Some(delivery);
+        }
+        let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
+        let (message, settlement) = delivery.into_parts();
+        settlement.ack();
+        Some(Delivery::new(message, key, redelivered, Settlement::none()))
     }
 }
 
 impl Source for InboxSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>> {
         let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
-        if self.inbox.unattended.load(Ordering::Relaxed) && !self.stopped {
+        let attended = !self.stopped && self.inbox.forward.get().is_none();
+        if attended && self.inbox.unattended.load(Ordering::Relaxed) {
             self.inbox.unattended.store(false, Ordering::Relaxed);
         }
         loop {
@@ -300,5 +324,22 @@ impl Source for InboxSource {
         // Tags count within their consumer, and after a cut there is another one.
         let untaken = self.lease.as_ref().map(|lease| (lease.consumer, untaken));
         self.shared.stop(&self.inbox, untaken);
+    }
+
+    fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
+        // From now on nobody brings settlements to the broker but who makes them.
+        self.inbox.unattended.store(true, Ordering::Relaxed);
+        let state = self.inbox.lock();
+        let _ = self.inbox.forward.set(sink);
+        drop(state);
+        // What has come before goes first, as far as one thread can tell.
+        while let Poll::Ready(Ok(delivery)) =
+            self.poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            if let Some(sink) = self.inbox.forward.get() {
+                sink.deliver(delivery);
+            }
+        }
+        true
     }
 }

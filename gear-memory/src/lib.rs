@@ -63,6 +63,7 @@ mod record;
 mod shared;
 mod ticker;
 mod transport;
+mod wake;
 
 pub use broker::{MemoryBroker, MemoryBrokerBuilder, QueueInfo};
 pub use fault::{BrokerFault, Injection};

@@ -21,11 +21,12 @@ use tokio::{
 
 use crate::{
     fault::Faults,
-    inbox::{Inbox, Settled, Wake},
+    inbox::{Inbox, Settled},
     model::{ConnectionId, ConsumerId, ExchangeId, Model, Tag},
     now::Now,
     record::Event,
     transport::{Subscribed, Target},
+    wake,
 };
 
 /// The exchanges of the wire contract.
@@ -308,13 +309,11 @@ impl Shared {
             if wakes.len() <= 1 {
                 let wake = wakes.pop();
                 drop(state);
-                if let Some(wake) = wake {
-                    wake.run();
-                }
+                wake::run(wake);
             } else {
                 let wakes = std::mem::take(wakes);
                 drop(state);
-                wakes.into_iter().for_each(Wake::run);
+                wake::run(wakes);
             }
             if progress {
                 self.progress.notify_waiters();

@@ -350,8 +350,8 @@ impl Shared {
         if let Some(queue) = consumed {
             let outlet = Arc::clone(&subscribed.inbox);
             let consumer = state.model.consume(queue, subscribed.consume.clone(), outlet, now)?;
-            let wake = subscribed.inbox.attach(self, consumer);
-            state.model.wakes().extend(wake);
+            let wakes = subscribed.inbox.attach(self, consumer);
+            state.model.wakes().extend(wakes);
         }
         Ok(())
     }

@@ -15,7 +15,6 @@ use super::{
     BoxError, Context, Fault, HandlerService, Node, Reply, Request,
     dispatch::{Dispatcher, EventHandler, Operations, Registered, Role},
     handler::{self, Handler, Typed, Wrap},
-    tasks::Tasks,
 };
 use crate::{
     Client, Codec, EventGroup, Instance, Operation, Pattern, RemoteError, StartError, Text,
@@ -307,16 +306,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         let (stop, stopped) = watch::channel(None);
         let mut dispatchers = Vec::new();
         for role in roles {
-            let subscription = role.subscription(self.concurrency);
-            let consumer = core.transport.subscribe(subscription).await?;
-            dispatchers.push(Dispatcher {
-                core: Arc::clone(&core),
-                role,
-                consumer,
-                prefetch: self.concurrency,
-                stop: stopped.clone(),
-                tasks: Tasks::default(),
-            });
+            let stop = stopped.clone();
+            dispatchers.push(Dispatcher::start(&core, role, self.concurrency, stop).await?);
         }
         let tasks = dispatchers.into_iter().map(|d| tokio::spawn(d.run())).collect();
         Ok(Node::new(Client::of_core(core), stop, tasks))

@@ -13,8 +13,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Context, handler::Handler, job::Job, tasks::Tasks};
 use crate::{
-    Address, Consumer, ConsumerEnd, Delivery, EventGroup, Instance, Kind, Pattern, Service,
-    SubscribeError, Subscription, Text,
+    Address, Consumer, ConsumerEnd, Delivery, DeliverySink, EventGroup, Instance, Kind, Pattern,
+    Service, SubscribeError, Subscription, Text,
     client::{Core, count},
 };
 
@@ -113,25 +113,49 @@ impl Role {
 /// When handlers that still run are cut off; none while the node runs.
 pub(super) type StopAt = Option<Instant>;
 
+/// Brings what one consumer delivers to its handlers.
+pub(super) struct Dispatch {
+    core: Arc<Core>,
+    role: Role,
+    queue: Text,
+    tasks: Tasks,
+}
+
+/// Keeps one consumer going.
 pub(super) struct Dispatcher {
-    pub(super) core: Arc<Core>,
-    pub(super) role: Role,
-    pub(super) consumer: Consumer,
-    pub(super) prefetch: u16,
-    pub(super) stop: watch::Receiver<StopAt>,
-    pub(super) tasks: Tasks,
+    dispatch: Arc<Dispatch>,
+    consumer: Consumer,
+    prefetch: u16,
+    stop: watch::Receiver<StopAt>,
 }
 
 impl Dispatcher {
+    /// Begins to consume.
+    pub(super) async fn start(
+        core: &Arc<Core>,
+        role: Role,
+        prefetch: u16,
+        stop: watch::Receiver<StopAt>,
+    ) -> Result<Self, SubscribeError> {
+        let consumer = core.transport.subscribe(role.subscription(prefetch)).await?;
+        let dispatch = Arc::new(Dispatch {
+            core: Arc::clone(core),
+            queue: role.queue(),
+            role,
+            tasks: Tasks::new(tokio::runtime::Handle::current()),
+        });
+        Ok(Self { dispatch, consumer, prefetch, stop })
+    }
+
     /// Serves until the node stops or the connection is closed. Returns how many handlers
     /// could not be cut off, because they never pause.
     pub(super) async fn run(mut self) -> usize {
         /// How long a handler that is cut off may take to come to its next pause.
         const LAST_PAUSE: Duration = Duration::from_secs(1);
-        let queue = self.role.queue();
-        while self.serve(&queue).await && self.subscribe_again(&queue).await {}
+        while self.serve().await && self.subscribe_again().await {}
+        let tasks = &self.dispatch.tasks;
         let mut stop = self.stop.clone();
-        let finished = self.tasks.finished();
+        let finished = tasks.finished();
         tokio::pin!(finished);
         // The connection may have ended before the node is stopped.
         let cut_off = tokio::select! {
@@ -144,14 +168,16 @@ impl Dispatcher {
         {
             return 0;
         }
-        self.tasks.cut_off();
-        let _ = tokio::time::timeout(LAST_PAUSE, self.tasks.finished()).await;
-        self.tasks.running()
+        tasks.cut_off();
+        let _ = tokio::time::timeout(LAST_PAUSE, tasks.finished()).await;
+        tasks.running()
     }
 
     /// Serves until the consumer ends. Returns whether the broker ended it, so that it is
     /// to be subscribed again.
-    async fn serve(&mut self, queue: &Text) -> bool {
+    async fn serve(&mut self) -> bool {
+        let sink: Arc<dyn DeliverySink> = Arc::<Dispatch>::clone(&self.dispatch);
+        self.consumer.forward(sink);
         let mut stop = self.stop.clone();
         let stopping = stop.wait_for(Option::is_some);
         tokio::pin!(stopping);
@@ -164,9 +190,10 @@ impl Dispatcher {
             let Some(delivery) = delivery else {
                 return matches!(self.consumer.end(), Some(ConsumerEnd::Broker(_)));
             };
-            self.dispatch(queue, delivery);
+            self.dispatch.deliver(delivery);
         }
         // What was not begun goes back.
+        self.dispatch.tasks.close();
         self.consumer.stop();
         while let Some(delivery) = self.consumer.next().await {
             delivery.requeue();
@@ -174,55 +201,21 @@ impl Dispatcher {
         false
     }
 
-    fn dispatch(&self, queue: &Text, delivery: Delivery) {
-        let key = delivery.key().clone();
-        let (message, settlement) = delivery.into_parts();
-        let (kind, operation) = (message.kind(), message.operation().clone());
-        let cx = Context::new(Arc::clone(&self.core), message, key.clone());
-        let expired = cx.is_expired();
-        let job = Job::new(cx, queue.clone(), settlement);
-        if !self.role.concerns(&key) && kind != Kind::Reply {
-            count(&self.core.counters.misrouted);
-            tracing::debug!(%key, %queue, "a message came that is not for this queue");
-            return job.forget();
-        }
-        if expired {
-            count(&self.core.counters.expired);
-            tracing::debug!(%operation, "a message came after its deadline");
-            return job.forget();
-        }
-        match self.role.find(kind, &operation, &key) {
-            Some(registered) => {
-                registered.count.fetch_add(1, Ordering::Relaxed);
-                registered.handler.spawn(&self.tasks, job);
-            }
-            None if kind == Kind::Reply => {
-                count(&self.core.counters.unknown);
-                tracing::debug!(%operation, "a reply came that no handler takes");
-                job.forget();
-            }
-            None => {
-                if let Some(rest) = job.unknown_operation() {
-                    self.tasks.spawn(rest);
-                }
-            }
-        }
-    }
-
     /// The broker ended the consumer, e.g. because somebody deleted the queue. Returns
     /// whether there is one again: not if the node stops or the connection is closed.
-    async fn subscribe_again(&mut self, queue: &Text) -> bool {
+    async fn subscribe_again(&mut self) -> bool {
         const PAUSE: Duration = Duration::from_secs(1);
+        let Dispatch { core, role, queue, .. } = &*self.dispatch;
         tracing::warn!(%queue, end = ?self.consumer.end(), "declaring and consuming it again");
         let mut stop = self.stop.clone();
         let stopping = stop.wait_for(Option::is_some);
         tokio::pin!(stopping);
         loop {
-            let subscription = self.role.subscription(self.prefetch);
+            let subscription = role.subscription(self.prefetch);
             let subscribed = tokio::select! {
                 biased;
                 _ = &mut stopping => return false,
-                subscribed = self.core.transport.subscribe(subscription) => subscribed,
+                subscribed = core.transport.subscribe(subscription) => subscribed,
             };
             match subscribed {
                 Ok(consumer) => {
@@ -241,9 +234,49 @@ impl Dispatcher {
     }
 }
 
+impl DeliverySink for Dispatch {
+    fn deliver(&self, delivery: Delivery) {
+        // None any more: the node stops, and this one was on its way.
+        let Some(place) = self.tasks.enter() else { return delivery.requeue() };
+        let key = delivery.key().clone();
+        let (message, settlement) = delivery.into_parts();
+        let (kind, operation) = (message.kind(), message.operation().clone());
+        let cx = Context::new(Arc::clone(&self.core), message, key.clone());
+        let expired = cx.is_expired();
+        let job = Job::new(cx, self.queue.clone(), settlement);
+        if !self.role.concerns(&key) && kind != Kind::Reply {
+            count(&self.core.counters.misrouted);
+            tracing::debug!(%key, queue = %self.queue, "a message that is not for this queue");
+            return job.forget();
+        }
+        if expired {
+            count(&self.core.counters.expired);
+            tracing::debug!(%operation, "a message came after its deadline");
+            return job.forget();
+        }
+        match self.role.find(kind, &operation, &key) {
+            Some(registered) => {
+                registered.count.fetch_add(1, Ordering::Relaxed);
+                registered.handler.spawn(place, job);
+            }
+            None if kind == Kind::Reply => {
+                count(&self.core.counters.unknown);
+                tracing::debug!(%operation, "a reply came that no handler takes");
+                job.forget();
+            }
+            None => {
+                if let Some(rest) = job.unknown_operation() {
+                    place.spawn(rest);
+                }
+            }
+        }
+    }
+}
+
 /// A dispatcher that is dropped takes its handlers with it.
 impl Drop for Dispatcher {
     fn drop(&mut self) {
-        self.tasks.cut_off();
+        self.dispatch.tasks.close();
+        self.dispatch.tasks.cut_off();
     }
 }

@@ -17,17 +17,18 @@ use std::{
 use crossbeam_utils::CachePadded;
 use foldhash::HashMap;
 use pin_project_lite::pin_project;
-use tokio::sync::Notify;
+use tokio::{runtime::Handle, sync::Notify};
 
 /// The handlers of one consumer.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Tasks(Arc<Shared>);
 
-#[derive(Default)]
 #[repr(align(128))]
 struct Shared {
+    runtime: Handle,
     /// Alone on its cache line: every task changes it.
     running: CachePadded<AtomicUsize>,
+    closed: AtomicBool,
     finished: Notify,
     cut_off: AtomicBool,
     waiting: Mutex<Waiting>,
@@ -46,21 +47,37 @@ impl Shared {
 }
 
 impl Tasks {
-    /// Runs a future in a task of its own, until it is finished or cut off.
-    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.0.running.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(Task {
-            future: Some(future),
-            running: Running { shared: Arc::clone(&self.0), waits_as: None },
-        });
+    /// None yet; they will run in this runtime, whoever spawns them.
+    pub(super) fn new(runtime: Handle) -> Self {
+        Self(Arc::new(Shared {
+            runtime,
+            running: CachePadded::default(),
+            closed: AtomicBool::new(false),
+            finished: Notify::new(),
+            cut_off: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        }))
+    }
+
+    /// A place for one more; none once closed.
+    pub(super) fn enter(&self) -> Option<Place> {
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        let place = Place { shared: Arc::clone(&self.0), waits_as: None };
+        // Counted first: whoever closes and then waits for zero waits for this one, too.
+        (!self.0.closed.load(Ordering::SeqCst)).then_some(place)
+    }
+
+    /// Lets no more in.
+    pub(super) fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
     }
 
     /// How many run.
     pub(super) fn running(&self) -> usize {
-        self.0.running.load(Ordering::Acquire)
+        self.0.running.load(Ordering::SeqCst)
     }
 
-    /// Returns when none runs. More may be spawned meanwhile.
+    /// Returns when none runs.
     pub(super) async fn finished(&self) {
         loop {
             let finished = self.0.finished.notified();
@@ -80,28 +97,36 @@ impl Tasks {
     }
 }
 
+impl Place {
+    /// Runs a future in a task of its own, until it is finished or cut off.
+    pub(super) fn spawn(self, future: impl Future<Output = ()> + Send + 'static) {
+        let runtime = self.shared.runtime.clone();
+        runtime.spawn(Task { future: Some(future), running: self });
+    }
+}
+
 pin_project! {
     struct Task<F> {
         #[pin]
         future: Option<F>,
         // Dropped last: the future's own drop still counts as running.
-        running: Running,
+        running: Place,
     }
 }
 
 /// Counted as running until it is dropped, whatever becomes of the future.
-struct Running {
+pub(super) struct Place {
     shared: Arc<Shared>,
     /// The number of its waker, once it has waited.
     waits_as: Option<u64>,
 }
 
-impl Drop for Running {
+impl Drop for Place {
     fn drop(&mut self) {
         if let Some(number) = self.waits_as {
             self.shared.waiting().wakers.remove(&number);
         }
-        if self.shared.running.fetch_sub(1, Ordering::Release) == 1 {
+        if self.shared.running.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.shared.finished.notify_waiters();
         }
     }
@@ -112,7 +137,7 @@ impl<F: Future<Output = ()>> Future for Task<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let Running { shared, waits_as } = this.running;
+        let Place { shared, waits_as } = this.running;
         if !shared.cut_off.load(Ordering::Relaxed) {
             let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Ready(()) };
             if future.poll(cx).is_pending() {

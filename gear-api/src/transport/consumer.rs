@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -27,6 +28,15 @@ pub enum ConsumerEnd {
     Broker(Text),
 }
 
+/// Takes deliveries as they come; see [`Consumer::forward`].
+///
+/// **Requires** that it neither blocks nor handles anything itself: it may be called on the
+/// stack of whoever publishes or settles.
+pub trait DeliverySink: Send + Sync {
+    /// A delivery.
+    fn deliver(&self, delivery: Delivery);
+}
+
 /// What a backend gives to a [`Consumer`].
 pub trait Source: Send {
     /// The next delivery, or why there will be none.
@@ -37,6 +47,14 @@ pub trait Source: Send {
     /// Asks for no more deliveries. What was delivered and not taken goes back to the
     /// queue; then [`poll_next`](Self::poll_next) returns [`ConsumerEnd::Stopped`].
     fn stop(&mut self);
+
+    /// Sends deliveries straight to `sink` from now on, if the backend can do that with less
+    /// than a task in between; then [`poll_next`](Self::poll_next) returns only the end.
+    /// Returns whether it does.
+    fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
+        let _ = sink;
+        false
+    }
 }
 
 /// A stream of deliveries that survives reconnects.
@@ -75,6 +93,14 @@ impl Consumer {
     /// Asks for no more deliveries: what was not taken goes back, then the stream ends.
     pub fn stop(&mut self) {
         self.source.stop();
+    }
+
+    /// Lets deliveries go straight to `sink`, if the backend can. Returns whether it can; if
+    /// not, nothing changes. Either way the consumer is to be polled on for its end.
+    ///
+    /// Deliveries may still come for a moment after [`stop`](Self::stop).
+    pub fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
+        self.source.forward(sink)
     }
 
     /// Why it ended; none while it has not.

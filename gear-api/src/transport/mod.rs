@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub use {
     capabilities::Capabilities,
-    consumer::{Consumer, ConsumerEnd, Source},
+    consumer::{Consumer, ConsumerEnd, DeliverySink, Source},
     delivery::{Delivery, Settle, Settlement, Verdict},
     publish::{HandOver, Publish, PublishError},
     route::Route,

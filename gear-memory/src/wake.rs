@@ -1,0 +1,43 @@
+//! What is done once the broker is unlocked, one after another: never one within another,
+//! or a queue of expired messages, each of which lets the next one go, would need a stack
+//! as deep as it is long.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+};
+
+use crate::inbox::Wake;
+
+thread_local! {
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
+    static LATER: RefCell<VecDeque<Wake>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// Ends the running also where something panics.
+struct Running;
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(false);
+    }
+}
+
+/// Does it all, or leaves it to whoever further up the stack is doing just that.
+pub(crate) fn run(wakes: impl IntoIterator<Item = Wake>) {
+    let mut wakes = wakes.into_iter().peekable();
+    if wakes.peek().is_none() {
+        return;
+    }
+    if RUNNING.replace(true) {
+        LATER.with_borrow_mut(|later| later.extend(wakes));
+        return;
+    }
+    let _running = Running;
+    for wake in wakes {
+        wake.run();
+        while let Some(next) = LATER.with_borrow_mut(VecDeque::pop_front) {
+            next.run();
+        }
+    }
+}
