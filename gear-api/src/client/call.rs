@@ -106,7 +106,13 @@ impl Request {
         let core = self.client.into_core();
         head.reply_to = Some(core.pending.insert(&self.id, self.deadline, waiter)?);
         let publish = core.transport.send(Route::Address(&self.to), head.message(body));
-        Ok(Open { core, id: self.id, group: self.to.is_group(), publish: Some(publish) })
+        Ok(Open {
+            core,
+            id: self.id,
+            group: self.to.is_group(),
+            publish: Some(publish),
+            forgotten: false,
+        })
     }
 }
 
@@ -201,11 +207,15 @@ pub(super) struct Open {
     group: bool,
     /// Until the broker's answer is known.
     publish: Option<Publish>,
+    /// Whether the table of those who wait has nothing of it any more.
+    forgotten: bool,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.core.pending.remove(&self.id);
+        if !self.forgotten {
+            self.core.pending.remove(&self.id);
+        }
     }
 }
 
@@ -255,7 +265,10 @@ fn poll_answer(
     if let Poll::Ready(Err(error)) = open.poll_sent(cx) {
         return Poll::Ready(Err(error));
     }
-    Pin::new(answer).poll(cx).map(|answer| match answer {
+    let answer = std::task::ready!(Pin::new(answer).poll(cx));
+    // Whoever answers has taken it out of the table.
+    open.forgotten = true;
+    Poll::Ready(match answer {
         Ok(Err(CallError::DeadlinePassed)) => Err(open.deadline_passed()),
         Ok(answer) => answer,
         Err(_) => Err(CallError::Closed),

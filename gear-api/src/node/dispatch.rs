@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -119,6 +119,9 @@ pub(super) struct Dispatch {
     role: Role,
     queue: Text,
     tasks: Tasks,
+    /// What came when there was no place any more, until the consumer has stopped: given back
+    /// before that, it would come again at once. None from then on.
+    held: Mutex<Option<Vec<Delivery>>>,
 }
 
 /// Keeps one consumer going.
@@ -143,6 +146,7 @@ impl Dispatcher {
             queue: role.queue(),
             role,
             tasks: Tasks::new(tokio::runtime::Handle::current()),
+            held: Mutex::new(Some(Vec::new())),
         });
         Ok(Self { dispatch, consumer, prefetch, stop })
     }
@@ -198,6 +202,7 @@ impl Dispatcher {
         while let Some(delivery) = self.consumer.next().await {
             delivery.requeue();
         }
+        self.dispatch.give_back();
         false
     }
 
@@ -234,10 +239,33 @@ impl Dispatcher {
     }
 }
 
+impl Dispatch {
+    fn held(&self) -> MutexGuard<'_, Option<Vec<Delivery>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node stops, and this one was on its way.
+    fn hold(&self, delivery: Delivery) {
+        let mut held = self.held();
+        match &mut *held {
+            Some(held) => held.push(delivery),
+            None => {
+                drop(held);
+                delivery.requeue();
+            }
+        }
+    }
+
+    /// The consumer has stopped.
+    fn give_back(&self) {
+        let held = self.held().take();
+        held.into_iter().flatten().for_each(Delivery::requeue);
+    }
+}
+
 impl DeliverySink for Dispatch {
     fn deliver(&self, delivery: Delivery) {
-        // None any more: the node stops, and this one was on its way.
-        let Some(place) = self.tasks.enter() else { return delivery.requeue() };
+        let Some(place) = self.tasks.enter() else { return self.hold(delivery) };
         let key = delivery.key().clone();
         let (message, settlement) = delivery.into_parts();
         let (kind, operation) = (message.kind(), message.operation().clone());
@@ -257,7 +285,7 @@ impl DeliverySink for Dispatch {
         match self.role.find(kind, &operation, &key) {
             Some(registered) => {
                 registered.count.fetch_add(1, Ordering::Relaxed);
-                registered.handler.spawn(place, job);
+                registered.handler.spawn(&self.tasks, place, job);
             }
             None if kind == Kind::Reply => {
                 count(&self.core.counters.unknown);
@@ -266,7 +294,7 @@ impl DeliverySink for Dispatch {
             }
             None => {
                 if let Some(rest) = job.unknown_operation() {
-                    place.spawn(rest);
+                    self.tasks.spawn(place, rest);
                 }
             }
         }
@@ -277,6 +305,8 @@ impl DeliverySink for Dispatch {
 impl Drop for Dispatcher {
     fn drop(&mut self) {
         self.dispatch.tasks.close();
+        self.consumer.stop();
+        self.dispatch.give_back();
         self.dispatch.tasks.cut_off();
     }
 }

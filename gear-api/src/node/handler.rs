@@ -15,7 +15,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::{BoxError, Context, Fault, code, job::Job, tasks::Place};
+use super::{
+    BoxError, Context, Fault, code,
+    job::Job,
+    tasks::{Place, Tasks},
+};
 use crate::{Codec, Message, RemoteError, Text};
 
 /// A request on its way through layers.
@@ -68,7 +72,7 @@ impl fmt::Debug for HandlerService {
 /// What can handle any request.
 pub(super) trait Handler: Send + Sync {
     /// Handles a request in a task of its own, from decoding to settling.
-    fn spawn(&self, place: Place, job: Job);
+    fn spawn(&self, tasks: &Tasks, place: Place, job: Job);
 
     /// Handles a request for a layer around it.
     fn answer(self: Arc<Self>, cx: Context) -> Answer;
@@ -91,11 +95,12 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    fn spawn(&self, place: Place, mut job: Job) {
+    fn spawn(&self, tasks: &Tasks, place: Place, mut job: Job) {
         let (state, function) = (Arc::clone(&self.state), self.function.clone());
         let (decode, encode) = (self.decode, self.encode);
         let span = job.span();
-        place.spawn(
+        tasks.spawn(
+            place,
             async move {
                 job.begin();
                 let cx = job.context().clone();
@@ -228,10 +233,11 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn spawn(&self, place: Place, mut job: Job) {
+    fn spawn(&self, tasks: &Tasks, place: Place, mut job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
-        place.spawn(
+        tasks.spawn(
+            place,
             async move {
                 job.begin();
                 let handling = async { answer.await.map(Some).map_err(Fault::from_box) };

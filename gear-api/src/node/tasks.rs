@@ -67,6 +67,11 @@ impl Tasks {
         (!self.0.closed.load(Ordering::SeqCst)).then_some(place)
     }
 
+    /// Runs a future in a task of its own, until it is finished or cut off.
+    pub(super) fn spawn(&self, place: Place, future: impl Future<Output = ()> + Send + 'static) {
+        self.0.runtime.spawn(Task { future: Some(future), running: place, polled: false });
+    }
+
     /// Lets no more in.
     pub(super) fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
@@ -97,20 +102,23 @@ impl Tasks {
     }
 }
 
-impl Place {
-    /// Runs a future in a task of its own, until it is finished or cut off.
-    pub(super) fn spawn(self, future: impl Future<Output = ()> + Send + 'static) {
-        let runtime = self.shared.runtime.clone();
-        runtime.spawn(Task { future: Some(future), running: self });
-    }
-}
-
 pin_project! {
     struct Task<F> {
         #[pin]
         future: Option<F>,
         // Dropped last: the future's own drop still counts as running.
         running: Place,
+        polled: bool,
+    }
+
+    impl<F> PinnedDrop for Task<F> {
+        fn drop(this: Pin<&mut Self>) {
+            // Dropped before its first poll: the runtime is gone. Nothing may come in any
+            // more, or what goes back now would come again, and be dropped again, for ever.
+            if !this.polled {
+                this.running.shared.closed.store(true, Ordering::SeqCst);
+            }
+        }
     }
 }
 
@@ -137,6 +145,7 @@ impl<F: Future<Output = ()>> Future for Task<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
+        *this.polled = true;
         let Place { shared, waits_as } = this.running;
         if !shared.cut_off.load(Ordering::Relaxed) {
             let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Ready(()) };
