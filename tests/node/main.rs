@@ -6,6 +6,7 @@ mod calls;
 mod casts;
 mod events;
 mod faults;
+mod found;
 mod layers;
 mod load;
 mod nested;
