@@ -145,6 +145,9 @@ impl MemoryBroker {
 
     /// The broker of this name in this process: the same for all who ask, with the default
     /// settings. It lives as long as the process, as a broker outlives its connections.
+    ///
+    /// Tests want a broker of their own ([`new`](Self::new)): this one they would share, with
+    /// its queues, and with timers that stop when the runtime ends that set them.
     #[must_use]
     pub fn named(name: &str) -> Self {
         static NAMED: Mutex<BTreeMap<String, MemoryBroker>> = Mutex::new(BTreeMap::new());

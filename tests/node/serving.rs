@@ -92,3 +92,49 @@ async fn a_broker_is_freed_with_the_last_of_its_users() -> Test {
     assert!(freed.load(std::sync::atomic::Ordering::SeqCst));
     Ok(())
 }
+
+/// What a subscriber for people writes down.
+#[derive(Clone, Default)]
+struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no test panics in here").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_runs_in_a_span_and_the_log_says_why_it_failed_but_shows_no_body() -> Test {
+    async fn fail(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        tracing::info!("handling");
+        Ok(text.parse::<u32>()?.to_string())
+    }
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(ECHO, fail).start().await?;
+    let call = client(&broker).await.call(CTRL, ECHO, &"canary".to_owned()).send();
+    let id = call.id().expect("it was sent").to_string();
+    assert!(call.await.is_err());
+
+    let log = String::from_utf8(written.0.lock().expect("no test panics in here").clone())?;
+    let span = format!("gear.handle{{operation=echo kind=call from=CLI.test id={id}}}");
+    let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or("").to_owned();
+    assert!(line("handling").contains(&span), "{log}");
+    let failed = line("the handler failed");
+    assert!(failed.contains(&span) && failed.contains("invalid digit"), "{log}");
+    assert!(!log.contains("canary"), "{log}");
+    Ok(())
+}
