@@ -211,12 +211,17 @@ impl Outlet for Arc<Inbox> {
 
 impl Settle for Lease {
     fn settle(&self, tag: u64, verdict: Verdict) {
+        let tag = Tag::from(KeyData::from_ffi(tag));
+        let unattended = self.inbox.unattended.load(Ordering::Relaxed);
+        if unattended && self.shared.settle_now(self.consumer, tag, verdict) {
+            return;
+        }
         let mut settled = self.inbox.lock_settled();
         if self.over.load(Ordering::Acquire) {
             return;
         }
         settled.consumer = self.consumer;
-        settled.verdicts.push((Tag::from(KeyData::from_ffi(tag)), verdict));
+        settled.verdicts.push((tag, verdict));
         // What is not an ack goes at once: somebody waits for the message to come back.
         let now = settled.verdicts.len() >= self.inbox.batch
             || verdict != Verdict::Ack

@@ -341,6 +341,21 @@ impl Shared {
         }
     }
 
+    /// Settles one delivery at once, if nobody has the lock. Returns whether it did.
+    pub(crate) fn settle_now(
+        self: &Arc<Self>,
+        consumer: ConsumerId,
+        tag: Tag,
+        verdict: Verdict,
+    ) -> bool {
+        let Some(mut state) = self.try_lock() else { return false };
+        let now = Now::default();
+        self.settlements.take_in(&mut state, &now);
+        state.model.settle(consumer, [(tag, verdict)], &now);
+        self.finish(state, &now);
+        true
+    }
+
     /// Leaves settlements for whoever takes them in next.
     pub(crate) fn leave_settled(&self, settled: &mut Settled) {
         self.settlements.add(settled);
