@@ -1,5 +1,6 @@
-//! Between the broker and one consumer: deliveries in batches one way, settlements in
-//! batches the other, so that neither takes the broker's lock for each message.
+//! Between the broker and one consumer: deliveries in batches one way, or straight to a sink,
+//! and settlements in batches the other, so that neither takes the broker's lock for each
+//! message where there are many.
 
 use std::{
     collections::VecDeque,
@@ -32,8 +33,8 @@ pub(crate) struct Inbox {
     /// Settlements that have not gone to the broker yet. A lock of its own, which publishers
     /// never take.
     settled: CachePadded<Mutex<Settled>>,
-    /// Whether the consumer's task waits, or has ended: then nobody else takes the
-    /// settlements to the broker. Written before `settled` is looked at, read after it was
+    /// Whether the consumer's task waits, has ended, or lets others take the deliveries: then
+    /// nobody else takes the settlements to the broker. Written before `settled` is looked at, read after it was
     /// added to, so that its lock orders the two.
     unattended: CachePadded<AtomicBool>,
     /// Where deliveries go at once, when somebody wants that.
