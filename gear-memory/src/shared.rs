@@ -24,8 +24,9 @@ use crate::{
     inbox::{Inbox, Settled},
     model::{ConnectionId, ConsumerId, ExchangeId, Model, Tag},
     now::Now,
+    publishing::Target,
     record::Event,
-    transport::{Subscribed, Target},
+    subscribed::Subscribed,
     wake,
 };
 

@@ -1,0 +1,176 @@
+//! From a route to the model: where messages go, what their publishers are told, and what
+//! happens to those that can not go yet.
+
+use std::{sync::Arc, time::Duration};
+
+use gear_api::{Message, Publish, PublishError, Route, Text, topology};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    fault::BrokerFault,
+    model::{ConnectionId, ExchangeId, Refusal},
+    now::Now,
+    shared::{Shared, State, Waiting},
+};
+
+/// Where a message goes, in terms of the model.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    exchange: ExchangeId,
+    key: Text,
+    /// Whether reaching nobody is an error.
+    mandatory: bool,
+    expires: Option<Instant>,
+}
+
+/// How long a publisher waits for a confirm that is lost.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+const LOST_CONFIRM: Text = Text::from_static("its confirm was lost");
+
+impl Shared {
+    pub(crate) fn target(
+        self: &Arc<Self>,
+        route: Route<'_>,
+        message: &Message,
+    ) -> Result<Target, PublishError> {
+        let exchanges = &self.exchanges;
+        let expires = message.deadline().map(|deadline| self.clock.instant(deadline));
+        Ok(match route {
+            Route::Address(address) => {
+                Target { exchange: exchanges.entry, key: address.key(), mandatory: true, expires }
+            }
+            Route::Reply(to) => {
+                let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
+                // Some brokers return what they delivered to a direct reply address.
+                let mandatory = !to.as_str().starts_with("amq.rabbitmq.reply-to.");
+                Target { exchange, key: to.key(), mandatory, expires }
+            }
+            Route::Event(topic) => {
+                Target { exchange: exchanges.events, key: topic.key(), mandatory: false, expires }
+            }
+            Route::Dead(service) => {
+                let key = service.as_str().into();
+                Target { exchange: exchanges.dead, key, mandatory: true, expires: None }
+            }
+            Route::Delayed { delay, queue } => {
+                let declared = self.with(|state, now| declare_delay(state, delay, now));
+                let exchange = declared
+                    .map_err(|refusal| PublishError::Refused(refusal.to_string().into()))?;
+                Target { exchange, key: queue.into(), mandatory: true, expires: None }
+            }
+            _ => return Err(PublishError::Unsupported("route of this kind")),
+        })
+    }
+
+    /// Routes a message, and says what its publisher is told.
+    pub(crate) fn route(
+        &self,
+        state: &mut State,
+        target: &Target,
+        message: Message,
+        now: &Now,
+    ) -> Result<(), PublishError> {
+        let outcome =
+            state.model.publish(target.exchange, &target.key, message, target.expires, now);
+        if outcome.refused {
+            Err(PublishError::Refused(Text::from_static("a queue is full")))
+        } else if outcome.queues == 0 && target.mandatory {
+            Err(PublishError::NotRouted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands a message over, with the fault that hits it.
+    pub(crate) fn hand_over(
+        &self,
+        state: &mut State,
+        target: Target,
+        message: Message,
+        answer: oneshot::Sender<Result<(), PublishError>>,
+        now: &Now,
+    ) {
+        let told = match state.faults.next(&target.key) {
+            None => self.route(state, &target, message, now),
+            Some(BrokerFault::Refuse) => {
+                Err(PublishError::Refused(Text::from_static("a fault was injected")))
+            }
+            Some(BrokerFault::LoseConfirm) => {
+                let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
+                let _ = self.route(state, &target, message, now);
+                return lose_confirm(answer, deadline);
+            }
+            Some(BrokerFault::Duplicate) => {
+                let _ = self.route(state, &target, message.clone(), now);
+                self.route(state, &target, message, now)
+            }
+            Some(fault) => {
+                let mut queues = Vec::new();
+                state.model.find_queues(target.exchange, &target.key, &mut queues);
+                if queues.is_empty() && target.mandatory {
+                    Err(PublishError::NotRouted)
+                } else {
+                    if let BrokerFault::Delay(delay) = fault {
+                        let number = state.number();
+                        state.model.activity += 1;
+                        state.held.insert((now.after(delay), number), (target, message));
+                    }
+                    Ok(())
+                }
+            }
+        };
+        // A publisher that does not want to know is fine.
+        let _ = answer.send(told);
+    }
+
+    /// Sends where something is in the way: a cut link, an alarm, a fault.
+    pub(crate) fn send_slowly(
+        self: &Arc<Self>,
+        connection: ConnectionId,
+        target: Target,
+        message: Message,
+    ) -> Publish {
+        let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
+        let (hand_over, mut receiver) = oneshot::channel();
+        // What is settled already need not be in the way.
+        self.settle_all();
+        self.with(|state, _| {
+            // Those that were withdrawn go when there are many.
+            if state.waiting.len() >= 64 && state.waiting.len().is_power_of_two() {
+                state.waiting.retain(|_, waiting| !waiting.hand_over.is_closed());
+            }
+            let number = state.number();
+            let waiting = Waiting { connection, target, message, deadline, hand_over };
+            state.waiting.insert(number, waiting);
+        });
+        // `with` has handed it over already if it could.
+        match receiver.try_recv() {
+            Ok(Ok(answer)) => Publish::handed_over(answer),
+            Ok(Err(error)) => Publish::ready(Err(error)),
+            Err(_) => Publish::waiting(receiver),
+        }
+    }
+}
+
+fn declare_delay(state: &mut State, delay: Duration, now: &Now) -> Result<ExchangeId, Refusal> {
+    let (exchange, declaration) = topology::delay(delay);
+    let exchange = state.model.declare_exchange(&exchange)?;
+    let nobody = ConnectionId::default();
+    let queue = state.model.declare_queue(&declaration.queue, nobody, now)?;
+    for binding in &declaration.bindings {
+        state.model.bind(queue, exchange, &binding.key)?;
+    }
+    Ok(exchange)
+}
+
+/// A confirm that never comes: the publisher gives up at the deadline, or after a while.
+fn lose_confirm(answer: oneshot::Sender<Result<(), PublishError>>, deadline: Option<Instant>) {
+    let limit = Instant::now() + CONFIRM_TIMEOUT;
+    let until = deadline.map_or(limit, |deadline| deadline.min(limit));
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            tokio::time::sleep_until(until).await;
+            let _ = answer.send(Err(PublishError::Unknown(LOST_CONFIRM)));
+        });
+    }
+}

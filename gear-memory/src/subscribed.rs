@@ -1,0 +1,157 @@
+//! From a subscription to the model: what is declared and consumed for it, now and after
+//! every reconnect.
+
+use std::sync::Arc;
+
+use gear_api::{ConsumerEnd, ReplySink, ReplyTo, Status, SubscribeError, Subscription, topology};
+
+use crate::{
+    inbox::Inbox,
+    model::{ConnectionId, Consume, Refusal},
+    now::Now,
+    record::Event,
+    shared::{Link, Shared, State},
+};
+
+/// One subscription of a connection, as it is made again after a cut.
+#[derive(Clone)]
+pub(crate) struct Subscribed {
+    pub(crate) inbox: Arc<Inbox>,
+    declaration: topology::Declaration,
+    /// The queue of what is set aside, where there is one.
+    dead: Option<topology::Declaration>,
+    consume: Consume,
+}
+
+/// Who takes replies, and where.
+pub(crate) struct Listening {
+    pub(crate) sink: Arc<dyn ReplySink>,
+    pub(crate) at: ReplyTo,
+}
+
+/// How many messages a tap holds before the queue behind it begins to fill.
+const TAP_PREFETCH: u32 = 1_000;
+
+impl Subscribed {
+    /// What a subscription of `connection` comes to, and where its replies go.
+    pub(crate) fn plan(
+        shared: &Arc<Shared>,
+        connection: ConnectionId,
+        subscription: Subscription,
+    ) -> Result<(Self, Option<Listening>), SubscribeError> {
+        let mut listening = None;
+        let mut exclusive = false;
+        let (declaration, prefetch, service) = match subscription {
+            Subscription::Service { service, prefetch } => {
+                (topology::service(&service), prefetch.max(1).into(), Some(service))
+            }
+            Subscription::Instance { instance, prefetch } => {
+                exclusive = true;
+                let service = instance.service().clone();
+                (topology::instance(&instance), prefetch.max(1).into(), Some(service))
+            }
+            Subscription::Replies { instance, sink } => {
+                let number = shared.with(|state, _| state.number());
+                let id = match shared.seed_of(number) {
+                    Some(seed) => format!("{seed:016x}"),
+                    None => format!("{:08x}{number:08x}", shared.clock.now().unix_ms() as u32),
+                };
+                let at = ReplyTo::instance(&instance, id);
+                let declaration = topology::replies(&at);
+                listening = Some(Listening { sink, at });
+                (declaration, 0, None)
+            }
+            Subscription::Events { group, patterns, prefetch } => {
+                let service = group.service().clone();
+                (topology::events(&group, &patterns), prefetch.max(1).into(), Some(service))
+            }
+            Subscription::Tap { feed, pattern } => {
+                (topology::tap(feed, &pattern), TAP_PREFETCH, None)
+            }
+            _ => return Err(SubscribeError::Unsupported("subscription of this kind")),
+        };
+        let sink = listening.as_ref().map(|listening| Arc::clone(&listening.sink));
+        let subscribed = Self {
+            inbox: Inbox::new(prefetch, sink.clone()),
+            dead: service.as_ref().map(topology::dead),
+            declaration,
+            consume: Consume {
+                connection,
+                prefetch,
+                no_ack: sink.is_some(),
+                exclusive,
+                priority: 0,
+                set_aside: service.map(|service| service.as_str().into()),
+            },
+        };
+        Ok((subscribed, listening))
+    }
+
+    /// Taps only watch: what they have not shown yet keeps nobody waiting.
+    pub(crate) fn is_tap(&self) -> bool {
+        self.declaration.queue.exclusive
+    }
+
+    /// Why the broker refused it, as its subscriber sees it.
+    pub(crate) fn explain(&self, refusal: Refusal) -> SubscribeError {
+        let name = &self.declaration.queue.name;
+        match (refusal, name.parse()) {
+            (Refusal::AccessRefused(_), Ok(instance)) if self.consume.exclusive => {
+                SubscribeError::NameInUse(instance)
+            }
+            (refusal, _) => SubscribeError::Refused(refusal.to_string().into()),
+        }
+    }
+}
+
+impl Shared {
+    /// Declares what a subscription needs, and starts its consumer.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        state: &mut State,
+        subscribed: &Subscribed,
+        now: &Now,
+    ) -> Result<(), Refusal> {
+        let connection = subscribed.consume.connection;
+        let mut consumed = None;
+        for declaration in subscribed.dead.iter().chain([&subscribed.declaration]) {
+            let queue = state.model.declare_queue(&declaration.queue, connection, now)?;
+            for binding in &declaration.stale {
+                let exchange = state.model.exchange(&binding.exchange)?;
+                state.model.unbind(queue, exchange, &binding.key);
+            }
+            for binding in &declaration.bindings {
+                let exchange = state.model.exchange(&binding.exchange)?;
+                state.model.bind(queue, exchange, &binding.key)?;
+            }
+            consumed = Some(queue);
+        }
+        if let Some(queue) = consumed {
+            let outlet = Arc::clone(&subscribed.inbox);
+            let consumer = state.model.consume(queue, subscribed.consume.clone(), outlet, now)?;
+            let wakes = subscribed.inbox.attach(self, consumer);
+            state.model.wakes().extend(wakes);
+        }
+        Ok(())
+    }
+
+    /// The connection is back: everything is declared and consumed again.
+    pub(crate) fn reconnect(self: &Arc<Self>, state: &mut State, id: ConnectionId, now: &Now) {
+        let Some(connection) = state.connections.get_mut(id) else { return };
+        connection.link = Link::Up;
+        state.down -= 1;
+        state.model.activity += 1;
+        connection.status.send_replace(Status::Ready);
+        let number = connection.number;
+        // What the broker has ended meanwhile is its owner's to subscribe again.
+        connection.subscriptions.retain(|subscribed| !subscribed.inbox.has_ended());
+        for subscribed in connection.subscriptions.clone() {
+            if let Err(refusal) = self.start(state, &subscribed, now) {
+                let (_, wake) =
+                    subscribed.inbox.finish(ConsumerEnd::Broker(refusal.to_string().into()));
+                state.model.wakes().extend(wake);
+            }
+        }
+        state.model.note(now, || Event::Connection { number, up: true });
+    }
+}
