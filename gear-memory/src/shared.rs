@@ -281,20 +281,6 @@ impl Shared {
         result
     }
 
-    /// As [`with`](Self::with), for a change that is over in the common case: `change`
-    /// says that it could not be made by returning its input, and has then done nothing.
-    pub(crate) fn publish<T, R>(
-        self: &Arc<Self>,
-        input: T,
-        change: impl FnOnce(&mut State, &Now, T) -> Result<R, T>,
-    ) -> Result<R, T> {
-        let now = Now::default();
-        let mut state = self.lock();
-        let result = change(&mut state, &now, input);
-        self.finish(state, &now);
-        result
-    }
-
     /// The end of every change.
     fn finish<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, now: &Now) {
         loop {

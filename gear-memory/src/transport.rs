@@ -134,14 +134,12 @@ impl Transport for MemoryTransport {
             Ok(target) => target,
             Err(error) => return Publish::ready(Err(error)),
         };
-        let sent = shared.publish((target, message), |state, now, (target, message)| {
-            match state.connections.get(self.0.id) {
-                None => Ok(Err(PublishError::Closed)),
-                Some(connection) if connection.link == Link::Up && state.is_plain(shared) => {
-                    Ok(shared.route(state, &target, message, now))
-                }
-                Some(_) => Err((target, message)),
+        let sent = shared.with(|state, now| match state.connections.get(self.0.id) {
+            None => Ok(Err(PublishError::Closed)),
+            Some(connection) if connection.link == Link::Up && state.is_plain(shared) => {
+                Ok(shared.route(state, &target, message, now))
             }
+            Some(_) => Err((target, message)),
         });
         match sent {
             Ok(answer) => Publish::ready(answer),
