@@ -17,7 +17,7 @@ pub enum HeaderValue {
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// A number.
+    /// A number; infinity and NaN are refused.
     Float(f64),
     /// Text.
     Text(Text),
@@ -65,10 +65,11 @@ impl HeaderValue {
         }
     }
 
-    /// Whether lists and tables in it are nested at most `depth` deep, with names
+    /// Whether lists and tables in it are nested at most `depth` deep, with names and numbers
     /// that fit the wire. Stops at the limit, so no input can exhaust the stack.
     fn check(&self, depth: usize) -> Result<(), HeaderError> {
         match self {
+            Self::Float(number) if !number.is_finite() => Err(HeaderError::NotFinite),
             Self::List(_) | Self::Table(_) if depth == 0 => Err(HeaderError::TooDeep),
             Self::List(values) => values.iter().try_for_each(|value| value.check(depth - 1)),
             Self::Table(fields) => fields.iter().try_for_each(|(name, value)| {
@@ -111,6 +112,10 @@ pub enum HeaderError {
     /// All headers together have at most [`Headers::MAX_BYTES`] bytes.
     #[error("the headers take more than {} bytes", Headers::MAX_BYTES)]
     TooLarge,
+    /// Infinity or NaN: RabbitMQ closes the connection of whoever sends them, because Erlang has
+    /// no such numbers.
+    #[error("a number in a header is not finite")]
+    NotFinite,
     /// Lists and tables are nested at most [`Headers::MAX_DEPTH`] deep.
     #[error("a header is nested more than {} deep", Headers::MAX_DEPTH)]
     TooDeep,
@@ -299,6 +304,10 @@ mod tests {
         assert_eq!(headers.insert("big", "x".repeat(16 * 1024)), Err(HeaderError::TooLarge));
         assert_eq!(headers.insert("", 1), Err(HeaderError::NameLength(0)));
         assert_eq!(headers.insert("n".repeat(129), 1), Err(HeaderError::NameLength(129)));
+        for number in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let list = HeaderValue::List(vec![number.into()]);
+            assert_eq!(headers.insert_reserved("n".into(), list), Err(HeaderError::NotFinite));
+        }
         assert_eq!(headers, before);
 
         let nest =
