@@ -78,15 +78,14 @@ impl Handle {
                 if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {
                     state.model.settle(consumer, verdicts, now);
                 }
-                if subscribed.inbox.takes_replies()
-                    && let Some(consumer) = subscribed.inbox.consumer()
-                {
-                    // Whoever answers now learns at once that nobody listens.
-                    state.model.delete_queue_of(consumer);
-                }
+                let consumer = subscribed.inbox.consumer();
                 subscribed.inbox.detach();
                 let (_, wake) = subscribed.inbox.finish(ConsumerEnd::Closed);
                 state.model.wakes().extend(wake);
+                if let Some(consumer) = consumer.filter(|_| subscribed.inbox.takes_replies()) {
+                    // Whoever answers now learns at once that nobody listens.
+                    state.model.delete_queue_of(consumer);
+                }
             }
             for waiting in state.take_waiting(|waiting| waiting.connection == self.id) {
                 let _ = waiting.hand_over.send(Err(PublishError::Closed));
