@@ -1,0 +1,355 @@
+//! Settling the deliveries of one channel, with as few frames as possible.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+};
+
+use gear_api::{Message, Settle, Verdict};
+use lapin::{
+    Channel,
+    options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
+};
+use tokio::sync::Notify;
+
+use super::drops::Drops;
+use crate::publishing::gate::Gate;
+
+/// What is known of one delivery tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    /// Not seen yet: another consumer of the channel may have it.
+    Unseen,
+    /// With a handler.
+    Out,
+    /// Acked here, and not told to the broker.
+    Acked,
+    /// Nothing to tell the broker.
+    Gone,
+}
+
+/// Tags in the order of the channel, and which acks are due. Knows nothing of lapin.
+#[derive(Debug)]
+struct Tags {
+    /// Number of the first; AMQP counts from 1.
+    base: u64,
+    tags: VecDeque<Tag>,
+    /// Acked, not told, in the order of acking.
+    due: Vec<u64>,
+}
+
+/// An ack for the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ack {
+    tag: u64,
+    multiple: bool,
+}
+
+impl Tags {
+    fn new() -> Self {
+        Self { base: 1, tags: VecDeque::new(), due: Vec::new() }
+    }
+
+    fn get(&mut self, tag: u64) -> Option<&mut Tag> {
+        self.tags.get_mut(usize::try_from(tag.checked_sub(self.base)?).ok()?)
+    }
+
+    fn seen(&mut self, tag: u64, as_what: Tag) {
+        let Some(at) = tag.checked_sub(self.base).and_then(|at| usize::try_from(at).ok()) else {
+            return;
+        };
+        if at >= self.tags.len() {
+            self.tags.resize(at + 1, Tag::Unseen);
+        }
+        self.tags[at] = as_what;
+        if as_what == Tag::Gone {
+            self.forget();
+        }
+    }
+
+    /// Returns whether it was out: nothing is settled twice.
+    fn settle(&mut self, tag: u64, how: Tag) -> bool {
+        match self.get(tag) {
+            Some(known) if *known == Tag::Out => {
+                *known = how;
+                if how == Tag::Acked {
+                    self.due.push(tag);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What to tell the broker: one ack for all at the front, and one for each that waits behind
+    /// a delivery that is still out.
+    fn flush(&mut self, out: &mut Vec<Ack>) {
+        let front = self.tags.iter().take_while(|t| matches!(t, Tag::Acked | Tag::Gone)).count();
+        let front = self.base + front as u64;
+        let mut last = None;
+        let mut several = 0;
+        for tag in std::mem::take(&mut self.due) {
+            if tag < front {
+                several += 1;
+                last = last.max(Some(tag));
+            } else {
+                out.push(Ack { tag, multiple: false });
+            }
+            if let Some(known) = self.get(tag) {
+                *known = Tag::Gone;
+            }
+        }
+        // The broker must know the tag itself; those without an ack are none of its business.
+        if let Some(tag) = last {
+            out.push(Ack { tag, multiple: several > 1 });
+        }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        while self.tags.front() == Some(&Tag::Gone) {
+            self.tags.pop_front();
+            self.base += 1;
+        }
+    }
+}
+
+/// The deliveries of one channel, for as long as that channel lives. A channel that is gone takes
+/// its unsettled deliveries back by itself, so settling them then does nothing.
+pub(crate) struct Acks {
+    channel: Channel,
+    state: Mutex<Tags>,
+    gate: Arc<Gate>,
+    due: Notify,
+}
+
+/// So many acks are sent without waiting for a better moment.
+const AT_ONCE: usize = 64;
+
+impl Acks {
+    pub(crate) fn start(channel: Channel, gate: Arc<Gate>) -> Arc<Self> {
+        let acks =
+            Arc::new(Self { channel, state: Mutex::new(Tags::new()), gate, due: Notify::new() });
+        tokio::spawn(flush_when_due(Arc::downgrade(&acks)));
+        acks
+    }
+
+    fn state(&self) -> MutexGuard<'_, Tags> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// A delivery that somebody will settle.
+    pub(crate) fn out(&self, tag: u64) {
+        self.state().seen(tag, Tag::Out);
+    }
+
+    /// A delivery that the broker forgot when it sent it.
+    pub(crate) fn needs_none(&self, tag: u64) {
+        self.state().seen(tag, Tag::Gone);
+    }
+
+    pub(crate) fn ack(&self, tag: u64) {
+        let mut state = self.state();
+        let is_first = state.due.is_empty();
+        if state.settle(tag, Tag::Acked) && (is_first || state.due.len() == AT_ONCE) {
+            drop(state);
+            self.due.notify_one();
+        }
+    }
+
+    /// Tells the broker what is due. In order: `basic_ack` queues its frame when it is polled
+    /// first, and whether it was written is of no interest, since a lost one only means a
+    /// redelivery.
+    pub(crate) fn flush(&self) {
+        let mut acks = Vec::new();
+        let mut state = self.state();
+        state.flush(&mut acks);
+        for Ack { tag, multiple } in acks {
+            once(self.channel.basic_ack(tag, BasicAckOptions { multiple }));
+        }
+    }
+
+    /// It goes back. `as_failure` counts towards the broker's limit, where it has one: RabbitMQ
+    /// 4.3 counts `basic.reject`, and not `basic.nack`.
+    pub(crate) fn give_back(&self, tag: u64, as_failure: bool) {
+        let mut state = self.state();
+        if !state.settle(tag, Tag::Gone) {
+            return;
+        }
+        state.forget();
+        if as_failure {
+            once(self.channel.basic_reject(tag, BasicRejectOptions { requeue: true }));
+        } else {
+            let options = BasicNackOptions { requeue: true, multiple: false };
+            once(self.channel.basic_nack(tag, options));
+        }
+    }
+
+    pub(crate) fn reject(&self, tag: u64) {
+        let mut state = self.state();
+        if state.settle(tag, Tag::Gone) {
+            state.forget();
+            once(self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }));
+        }
+    }
+}
+
+fn once<T>(future: impl Future<Output = T>) {
+    let _ = pin!(future).poll(&mut Context::from_waker(Waker::noop()));
+}
+
+/// Between the first ack and its frame lies the time that it takes to come to this task: what is
+/// acked meanwhile goes with it.
+async fn flush_when_due(acks: Weak<Acks>) {
+    loop {
+        let Some(acks) = acks.upgrade() else { return };
+        if !acks.channel.status().connected() {
+            return;
+        }
+        let wait = tokio::time::timeout(std::time::Duration::from_secs(1), acks.due.notified());
+        if wait.await.is_ok() {
+            acks.gate.passed().await;
+            acks.flush();
+        }
+    }
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// A consumer's way to settle, and its memory of what was lost by a bug.
+pub(crate) struct Settler {
+    pub(crate) acks: Arc<Acks>,
+    drops: Arc<Drops>,
+    /// No other consumer of this process has it.
+    number: u64,
+}
+
+impl Settler {
+    pub(crate) fn new(acks: Arc<Acks>, drops: Arc<Drops>) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        Self { acks, drops, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// A message goes out that has been out before.
+    pub(crate) fn out_again(&self, tag: u64, message: &Message) {
+        self.drops.out_again((self.number, tag), message);
+    }
+}
+
+impl Settle for Settler {
+    fn settle(&self, tag: u64, verdict: Verdict) {
+        let held = (self.number, tag);
+        match verdict {
+            Verdict::Ack => {
+                self.drops.settled(held);
+                self.acks.ack(tag);
+            }
+            Verdict::Reject => {
+                self.drops.settled(held);
+                self.acks.reject(tag);
+            }
+            Verdict::Dropped => self.drops.dropped(held, &self.acks),
+            _ => {
+                self.drops.given_back(held);
+                self.acks.give_back(tag, false);
+            }
+        }
+    }
+}
+
+/// Nobody holds anything of it any more.
+impl Drop for Settler {
+    fn drop(&mut self) {
+        self.drops.consumer_gone(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flush(tags: &mut Tags) -> Vec<(u64, bool)> {
+        let mut out = Vec::new();
+        tags.flush(&mut out);
+        out.iter().map(|ack| (ack.tag, ack.multiple)).collect()
+    }
+
+    fn tags(count: u64) -> Tags {
+        let mut tags = Tags::new();
+        (1..=count).for_each(|tag| tags.seen(tag, Tag::Out));
+        tags
+    }
+
+    #[test]
+    fn those_in_front_are_one_ack() {
+        let mut tags = tags(10);
+        for tag in [3, 1, 2, 4] {
+            assert!(tags.settle(tag, Tag::Acked));
+        }
+        assert_eq!(flush(&mut tags), [(4, true)]);
+        assert_eq!(flush(&mut tags), []);
+        assert!(tags.settle(5, Tag::Acked));
+        assert_eq!(flush(&mut tags), [(5, false)]);
+    }
+
+    #[test]
+    fn one_that_is_out_is_not_acked_by_its_neighbours() {
+        let mut tags = tags(5);
+        for tag in [1, 2, 4, 5] {
+            tags.settle(tag, Tag::Acked);
+        }
+        assert_eq!(flush(&mut tags), [(4, false), (5, false), (2, true)]);
+        tags.settle(3, Tag::Acked);
+        assert_eq!(flush(&mut tags), [(3, false)]);
+        assert!(tags.tags.is_empty());
+    }
+
+    #[test]
+    fn an_ack_names_a_tag_that_the_broker_waits_for() {
+        let mut tags = tags(2);
+        tags.seen(3, Tag::Gone); // a reply, which needs no ack
+        tags.seen(4, Tag::Out);
+        tags.settle(1, Tag::Acked);
+        tags.settle(2, Tag::Acked);
+        tags.settle(4, Tag::Gone); // rejected
+        assert_eq!(flush(&mut tags), [(2, true)]);
+        assert_eq!(tags.base, 5);
+    }
+
+    #[test]
+    fn one_that_was_not_seen_yet_is_nobodys_to_ack() {
+        let mut tags = Tags::new();
+        tags.seen(2, Tag::Out); // 1 is on its way to another consumer
+        tags.settle(2, Tag::Acked);
+        assert_eq!(flush(&mut tags), [(2, false)]);
+        tags.seen(1, Tag::Out);
+        tags.settle(1, Tag::Acked);
+        assert_eq!(flush(&mut tags), [(1, false)]);
+        assert_eq!(tags.base, 3);
+    }
+
+    #[test]
+    fn nothing_is_settled_twice_or_unseen() {
+        let mut tags = tags(1);
+        assert!(tags.settle(1, Tag::Acked));
+        assert!(!tags.settle(1, Tag::Acked));
+        assert!(!tags.settle(2, Tag::Acked));
+        assert!(!tags.settle(0, Tag::Acked));
+        assert_eq!(flush(&mut tags), [(1, false)]);
+        assert!(!tags.settle(1, Tag::Gone));
+    }
+}

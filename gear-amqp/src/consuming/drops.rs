@@ -1,0 +1,121 @@
+//! Deliveries that were lost by a bug: given back as failures, and set aside when that happens to
+//! one message again and again. Classic queues do not count, so this does.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use gear_api::{Id, Message, Route, Service, Text, Verdict, topology::header};
+
+use crate::{consuming::acks::Acks, publishing::Publisher};
+
+/// Messages that were dropped at least once, at most.
+const MAX_REMEMBERED: usize = 10_000;
+
+pub(crate) struct Drops {
+    publisher: Arc<Publisher>,
+    /// Whose messages they are; taps have nobody.
+    service: Option<Service>,
+    queue: Text,
+    state: Mutex<State>,
+}
+
+/// A delivery: which consumer of ours got it, counted over all reconnects, and its tag there.
+pub(crate) type Held = (u64, u64);
+
+#[derive(Default)]
+struct State {
+    /// Redelivered messages that somebody holds now. Others can not have been dropped before.
+    out: HashMap<Held, Message>,
+    /// By message id: how often it was dropped.
+    times: HashMap<Id, u32>,
+}
+
+impl Drops {
+    pub(crate) fn new(publisher: Arc<Publisher>, service: Option<Service>, queue: Text) -> Self {
+        Self { publisher, service, queue, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A redelivered message goes out again.
+    pub(crate) fn out_again(&self, held: Held, message: &Message) {
+        self.state().out.insert(held, message.clone());
+    }
+
+    /// It is done with.
+    pub(crate) fn settled(&self, held: Held) {
+        let mut state = self.state();
+        if let Some(message) = state.out.remove(&held)
+            && let Some(id) = message.id()
+        {
+            state.times.remove(id);
+        }
+    }
+
+    /// It goes back, and that is no failure.
+    pub(crate) fn given_back(&self, held: Held) {
+        self.state().out.remove(&held);
+    }
+
+    /// What the consumer `number` had goes back: its connection is gone.
+    pub(crate) fn consumer_gone(&self, number: u64) {
+        self.state().out.retain(|(consumer, _), _| *consumer != number);
+    }
+
+    /// Somebody lost it.
+    pub(crate) fn dropped(self: &Arc<Self>, held: Held, acks: &Arc<Acks>) {
+        let tag = held.1;
+        let mut state = self.state();
+        let Some(message) = state.out.remove(&held) else {
+            drop(state);
+            return acks.give_back(tag, true);
+        };
+        let Some(id) = message.id().cloned() else {
+            drop(state);
+            return acks.give_back(tag, true);
+        };
+        if state.times.len() >= MAX_REMEMBERED {
+            state.times.clear();
+        }
+        let times = state.times.entry(id.clone()).or_insert(1);
+        *times += 1;
+        if *times < Verdict::MAX_RETURNS {
+            drop(state);
+            return acks.give_back(tag, true);
+        }
+        state.times.remove(&id);
+        drop(state);
+        self.set_aside(tag, &message, acks);
+    }
+
+    /// Only what is confirmed to be in the dead queue leaves its own.
+    fn set_aside(self: &Arc<Self>, tag: u64, message: &Message, acks: &Arc<Acks>) {
+        let Some(service) = self.service.clone() else { return acks.reject(tag) };
+        let mut dead = message.to_builder().durable(true);
+        let reason = format!("dropped {} times", Verdict::MAX_RETURNS);
+        for (name, value) in
+            [(header::DEAD_REASON, Text::from(reason)), (header::DEAD_QUEUE, self.queue.clone())]
+        {
+            // One header too many is no reason to lose a message.
+            let _ = dead.headers_mut().insert_reserved(name.into(), value.into());
+        }
+        let publish = self.publisher.send(Route::Dead(&service), dead.build());
+        let (this, acks) = (Arc::clone(self), Arc::clone(acks));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return acks.give_back(tag, true);
+        };
+        runtime.spawn(async move {
+            match publish.await {
+                Ok(()) => acks.ack(tag),
+                Err(error) => {
+                    tracing::error!(queue = %this.queue, %error, "could not be set aside");
+                    acks.give_back(tag, true);
+                }
+            }
+        });
+    }
+}

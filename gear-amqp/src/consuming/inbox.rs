@@ -1,0 +1,160 @@
+//! Between the task that reads from the broker and whoever takes the deliveries.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use gear_api::{ConsumerEnd, Delivery, DeliverySink, Source};
+use tokio::sync::Notify;
+
+use crate::consuming::acks::Acks;
+
+/// A delivery that waits to be taken, and what is acked then: taps need no settling.
+pub(crate) struct Item {
+    pub(crate) delivery: Delivery,
+    pub(crate) ack_when_taken: Option<(Arc<Acks>, u64)>,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    end: Option<ConsumerEnd>,
+    waker: Option<Waker>,
+    /// Somebody sees to it that `stop` is heard.
+    attended: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    sink: OnceLock<Arc<dyn DeliverySink>>,
+    stopping: OnceLock<()>,
+    /// Somebody called `stop`.
+    pub(crate) stop: Notify,
+}
+
+impl Inbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn put(&self, item: Item) {
+        if let Some(sink) = self.sink.get() {
+            return sink.deliver(item.delivery);
+        }
+        let mut state = self.state();
+        // It may have been set meanwhile; then everything earlier has gone there.
+        if let Some(sink) = self.sink.get() {
+            drop(state);
+            return sink.deliver(item.delivery);
+        }
+        if state.end.is_some() || self.is_stopping() {
+            drop(state);
+            return item.delivery.requeue();
+        }
+        state.items.push_back(item);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get().is_some()
+    }
+
+    /// Somebody begins, or ceases, to hear `stop`. Without anybody, stopping is ending.
+    pub(crate) fn attend(&self, attended: bool) {
+        self.state().attended = attended;
+        if !attended && self.is_stopping() {
+            self.end(ConsumerEnd::Stopped);
+        }
+    }
+
+    /// Ends it, unless it has ended.
+    pub(crate) fn end(&self, end: ConsumerEnd) {
+        let mut state = self.state();
+        state.end.get_or_insert(end);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn give_back(&self) {
+        let items = std::mem::take(&mut self.state().items);
+        items.into_iter().for_each(|item| item.delivery.requeue());
+    }
+}
+
+impl Inbox {
+    /// The connection is gone, and the broker has back what nobody has taken yet: it comes again.
+    /// What a tap has seen does not.
+    pub(crate) fn lost(&self) {
+        let mut state = self.state();
+        let items = std::mem::take(&mut state.items).into_iter();
+        let (seen, gone) = items.partition::<VecDeque<_>, _>(|item| item.ack_when_taken.is_some());
+        state.items = seen;
+        drop(state);
+        gone.into_iter().for_each(|item| item.delivery.requeue());
+    }
+}
+
+/// The end of an inbox that its consumer holds.
+pub(crate) struct InboxSource {
+    inbox: Arc<Inbox>,
+    /// Taken out of the inbox all at once: a lock for each would cost more than the rest.
+    taken: VecDeque<Item>,
+}
+
+impl InboxSource {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        Self { inbox, taken: VecDeque::new() }
+    }
+}
+
+impl Source for InboxSource {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>> {
+        if self.taken.is_empty() {
+            let mut state = self.inbox.state();
+            std::mem::swap(&mut self.taken, &mut state.items);
+            if self.taken.is_empty() {
+                if let Some(end) = &state.end {
+                    return Poll::Ready(Err(end.clone()));
+                }
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        let Some(item) = self.taken.pop_front() else { return Poll::Pending };
+        if let Some((acks, tag)) = item.ack_when_taken {
+            acks.ack(tag);
+        }
+        Poll::Ready(Ok(item.delivery))
+    }
+
+    fn stop(&mut self) {
+        if self.inbox.stopping.set(()).is_ok() {
+            self.taken.drain(..).for_each(|item| item.delivery.requeue());
+            self.inbox.give_back();
+            self.inbox.stop.notify_one();
+            let attended = self.inbox.state().attended;
+            if !attended {
+                self.inbox.end(ConsumerEnd::Stopped);
+            }
+        }
+    }
+
+    fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
+        let mut state = self.inbox.state();
+        for item in self.taken.drain(..).chain(std::mem::take(&mut state.items)) {
+            sink.deliver(item.delivery);
+        }
+        let _ = self.inbox.sink.set(sink);
+        true
+    }
+}

@@ -1,0 +1,401 @@
+//! The two channels that consume: every subscription is kept up for as long as it is wanted.
+
+pub(crate) mod acks;
+pub(crate) mod drops;
+pub(crate) mod inbox;
+mod ping;
+mod pump;
+pub(crate) mod subscribed;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use gear_api::{ConsumerEnd, SubscribeError};
+use lapin::{
+    Connection,
+    options::{BasicConsumeOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use self::{
+    acks::Acks,
+    inbox::Inbox,
+    pump::Pumped,
+    subscribed::{Particular, Subscribed},
+};
+use crate::{
+    link::{
+        board::Board,
+        declare::{Declarer, short},
+        rpc::{ANSWER, RpcError, code, open_channel, within},
+    },
+    publishing::Publisher,
+    settings::Settings,
+};
+
+pub(crate) struct Consumers {
+    settings: Arc<Settings>,
+    publisher: Arc<Publisher>,
+    board: Arc<Board>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    subscriptions: Vec<Arc<Subscribed>>,
+    epoch: Option<Arc<Epoch>>,
+    closed: bool,
+}
+
+/// One connection's life.
+struct Epoch {
+    connection: Arc<Connection>,
+    /// By [`Slot`](crate::consuming::subscribed::Slot). Locked while a consumer is added: the prefetch that
+    /// is set last counts for the next one.
+    channels: [tokio::sync::Mutex<Option<Arc<Acks>>>; 2],
+    added: mpsc::UnboundedSender<Arc<Subscribed>>,
+}
+
+/// Why there is no consumer.
+enum Failure {
+    /// The connection will not do.
+    Lost,
+    Refused(SubscribeError),
+    /// May be mended by itself.
+    NotNow(RpcError),
+    InUse,
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        match &error {
+            RpcError::Lost(_) => Self::Lost,
+            RpcError::Silent { .. } => Self::NotNow(error),
+            RpcError::Refused { text, .. } => Self::Refused(SubscribeError::Refused(text.clone())),
+        }
+    }
+}
+
+/// A consumer that works.
+struct Established {
+    consumer: lapin::Consumer,
+    acks: Arc<Acks>,
+}
+
+impl Consumers {
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        publisher: Arc<Publisher>,
+        board: Arc<Board>,
+    ) -> Self {
+        Self { settings, publisher, board, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing is to be kept up any more: a reply queue that closing deletes stays deleted.
+    fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Adds a subscription; it is established now, or when there is a connection.
+    pub(crate) fn add(&self, subscribed: Arc<Subscribed>) -> Result<(), SubscribeError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(SubscribeError::Closed);
+        }
+        if let Particular::Instance(instance) = &subscribed.particular {
+            let is_same = |other: &Arc<Subscribed>| {
+                matches!(&other.particular, Particular::Instance(other) if other == instance)
+                    && !other.inbox.is_stopping()
+            };
+            if state.subscriptions.iter().any(is_same) {
+                return Err(SubscribeError::NameInUse(instance.clone()));
+            }
+        }
+        state.subscriptions.push(Arc::clone(&subscribed));
+        if let Some(epoch) = &state.epoch {
+            let _ = epoch.added.send(subscribed);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, subscribed: &Arc<Subscribed>) {
+        self.state().subscriptions.retain(|other| !Arc::ptr_eq(other, subscribed));
+        subscribed.set_pending(None);
+    }
+
+    /// Keeps all subscriptions up over `connection`; ends by being dropped.
+    pub(crate) async fn serve(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let (added, mut new) = mpsc::unbounded_channel();
+        let epoch = Arc::new(Epoch {
+            connection: Arc::clone(connection),
+            channels: Default::default(),
+            added,
+        });
+        let mut keepers = JoinSet::new();
+        {
+            let mut state = self.state();
+            for subscribed in &state.subscriptions {
+                if !subscribed.is_new() {
+                    subscribed.set_pending(Some(self.board.pending()));
+                }
+                let (this, epoch) = (Arc::clone(self), Arc::clone(&epoch));
+                keepers.spawn(this.keep(Arc::clone(subscribed), epoch));
+            }
+            state.epoch = Some(Arc::clone(&epoch));
+        }
+        self.board.consuming(true);
+        loop {
+            tokio::select! {
+                Some(subscribed) = new.recv() => {
+                    let (this, epoch) = (Arc::clone(self), Arc::clone(&epoch));
+                    keepers.spawn(this.keep(subscribed, epoch));
+                }
+                Some(_) = keepers.join_next() => {}
+            }
+        }
+    }
+
+    /// The connection is gone.
+    pub(crate) fn lost(&self) {
+        let subscriptions = {
+            let mut state = self.state();
+            state.epoch = None;
+            state.subscriptions.clone()
+        };
+        subscriptions.iter().for_each(|subscribed| subscribed.inbox.lost());
+        self.board.consuming(false);
+    }
+
+    /// Keeps one subscription up until it is stopped or the connection is gone.
+    async fn keep(self: Arc<Self>, subscribed: Arc<Subscribed>, epoch: Arc<Epoch>) {
+        let inbox = Arc::clone(&subscribed.inbox);
+        let attended = Attended::new(&inbox);
+        let mut pause = Pause::new();
+        let since = Instant::now();
+        while !inbox.is_stopping() && !self.is_closed() {
+            let establishing = self.establish(&subscribed, &epoch);
+            let established = tokio::select! {
+                biased;
+                () = inbox.stop.notified() => break,
+                established = establishing => established,
+            };
+            match established {
+                Ok(established) => {
+                    pause = Pause::new();
+                    subscribed.listening();
+                    subscribed.set_pending(None);
+                    subscribed.established(Ok(()));
+                    match self.pump(&subscribed, established).await {
+                        Pumped::Stopped => break,
+                        Pumped::Ended(why) => {
+                            if !epoch.connection.status().connected() {
+                                return; // and begins again with the next connection
+                            }
+                            let queue = &subscribed.declaration().queue.name;
+                            tracing::warn!(%queue, why, "the broker ended a consumer");
+                            subscribed.set_pending(Some(self.board.pending()));
+                        }
+                    }
+                    continue;
+                }
+                Err(Failure::Lost) if !epoch.connection.status().connected() => return,
+                Err(Failure::Lost) => {} // a channel, or there are too many of them
+                Err(Failure::InUse) if subscribed.is_new() => {
+                    if let Particular::Instance(instance) = &subscribed.particular
+                        && self.is_held(instance, &epoch, since).await
+                    {
+                        let error = SubscribeError::NameInUse(instance.clone());
+                        return self.fail(&subscribed, error);
+                    }
+                }
+                Err(Failure::InUse) => {}
+                Err(Failure::Refused(error)) if subscribed.is_new() => {
+                    return self.fail(&subscribed, error);
+                }
+                Err(Failure::Refused(error)) => {
+                    let queue = &subscribed.declaration().queue.name;
+                    tracing::warn!(%queue, %error, "could not be consumed again");
+                }
+                Err(Failure::NotNow(error)) => {
+                    let queue = &subscribed.declaration().queue.name;
+                    tracing::warn!(%queue, %error, "not consumed yet");
+                }
+            }
+            tokio::select! {
+                () = inbox.stop.notified() => break,
+                () = sleep(pause.next()) => {}
+            }
+        }
+        self.remove(&subscribed);
+        drop(attended);
+    }
+
+    fn fail(&self, subscribed: &Arc<Subscribed>, error: SubscribeError) {
+        self.remove(subscribed);
+        subscribed.established(Err(error));
+    }
+
+    /// Whether somebody who is alive has this name. A connection that is dead, and of which the
+    /// broker does not know yet, holds it for up to three heartbeats.
+    async fn is_held(&self, instance: &gear_api::Instance, epoch: &Epoch, since: Instant) -> bool {
+        let patience = self.settings.options.heartbeat * 3 + Duration::from_secs(2);
+        since.elapsed() > patience
+            || ping::answers(&epoch.connection, &self.settings.names, instance).await
+    }
+
+    async fn establish(
+        &self,
+        subscribed: &Arc<Subscribed>,
+        epoch: &Epoch,
+    ) -> Result<Established, Failure> {
+        let queue = self.declare(subscribed, epoch).await?;
+        let mut slot = epoch.channels[subscribed.slot as usize].lock().await;
+        let acks = match &*slot {
+            Some(acks) if acks.channel().status().connected() => Arc::clone(acks),
+            _ => {
+                let channel = open_channel(&epoch.connection).await?;
+                let acks = Acks::start(channel, Arc::clone(&self.publisher.gate));
+                Arc::clone(slot.insert(acks))
+            }
+        };
+        let channel = acks.channel();
+        let no_ack = matches!(subscribed.particular, Particular::Replies(..));
+        if !no_ack {
+            let qos = channel.basic_qos(subscribed.prefetch, BasicQosOptions::default());
+            within(ANSWER, "setting the prefetch", qos).await?;
+        }
+        let exclusive = matches!(subscribed.particular, Particular::Instance(_));
+        let options = BasicConsumeOptions { no_ack, exclusive, ..BasicConsumeOptions::default() };
+        let name = short(&queue)?;
+        let consume =
+            channel.basic_consume(name, ShortString::default(), options, FieldTable::default());
+        match within(ANSWER, "starting to consume", consume).await {
+            Ok(consumer) => Ok(Established { consumer, acks }),
+            Err(error) if exclusive && error.is(code::ACCESS_REFUSED) => Err(Failure::InUse),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Declares the queue; returns its name on the broker.
+    async fn declare(
+        &self,
+        subscribed: &Arc<Subscribed>,
+        epoch: &Epoch,
+    ) -> Result<String, Failure> {
+        let options = &self.settings.options;
+        let mut declarer = Declarer::new(&epoch.connection, &self.settings.names, options.topology);
+        if let Some(dead) = &subscribed.dead {
+            declarer.queue(dead, false).await?;
+        }
+        let declaration = subscribed.declaration();
+        let own = matches!(subscribed.particular, Particular::Replies(..) | Particular::Tap);
+        let found = match declarer.queue(&declaration, own).await {
+            Ok(found) => found,
+            Err(error) => return Err(self.mend(subscribed, epoch, error).await),
+        };
+        declarer.done().await;
+        if matches!(subscribed.particular, Particular::Instance(_)) && found.consumers > 0 {
+            return Err(Failure::InUse);
+        }
+        Ok(found.name)
+    }
+
+    /// A classic queue whose node is down answers 404, or not at all.
+    async fn mend(&self, subscribed: &Subscribed, epoch: &Epoch, error: RpcError) -> Failure {
+        let is_out_of_reach = matches!(error, RpcError::Silent { .. })
+            || (error.is(code::NOT_FOUND) && error.to_string().contains("is down"));
+        if !is_out_of_reach {
+            return error.into();
+        }
+        match &subscribed.particular {
+            Particular::Replies(..) => {
+                subscribed.rename();
+                tracing::warn!(%error, "the reply queue is out of reach; using a new one");
+            }
+            Particular::Instance(instance) if self.settings.options.recreate_instance_queue => {
+                tracing::warn!(%instance, %error, "declaring the queue again; its content is lost");
+                let Settings { options, names } = &*self.settings;
+                let mut declarer = Declarer::new(&epoch.connection, names, options.topology);
+                let _ = declarer.delete(instance.as_str()).await;
+            }
+            _ => {}
+        }
+        Failure::NotNow(error)
+    }
+
+    /// Takes no more subscriptions and ends those that there are.
+    pub(crate) async fn close(&self) {
+        let (subscriptions, epoch) = {
+            let mut state = self.state();
+            state.closed = true;
+            (std::mem::take(&mut state.subscriptions), state.epoch.take())
+        };
+        if let Some(epoch) = epoch.filter(|epoch| epoch.connection.status().connected()) {
+            self.publisher.gate.passed().await;
+            for channel in &epoch.channels {
+                if let Some(acks) = &*channel.lock().await {
+                    acks.flush();
+                }
+            }
+            let mode = self.settings.options.topology;
+            let mut declarer = Declarer::new(&epoch.connection, &self.settings.names, mode);
+            for subscribed in &subscriptions {
+                if matches!(subscribed.particular, Particular::Replies(..)) {
+                    // Whoever answers from now on learns at once that nobody listens.
+                    let _ = declarer.delete(&subscribed.declaration().queue.name).await;
+                }
+            }
+        }
+        for subscribed in subscriptions {
+            subscribed.established(Err(SubscribeError::Closed));
+            subscribed.inbox.end(ConsumerEnd::Closed);
+            subscribed.set_pending(None);
+        }
+    }
+}
+
+/// Whether somebody sees to it that `stop` is heard.
+struct Attended(Arc<Inbox>);
+
+impl Attended {
+    fn new(inbox: &Arc<Inbox>) -> Self {
+        inbox.attend(true);
+        Self(Arc::clone(inbox))
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.attend(false);
+    }
+}
+
+/// Growing pauses between tries.
+pub(crate) struct Pause(Duration);
+
+impl Pause {
+    pub(crate) fn new() -> Self {
+        Self(Duration::from_millis(50))
+    }
+
+    /// Up to 2 s, and never the same for two nodes: they would all come back at once.
+    pub(crate) fn next(&mut self) -> Duration {
+        use std::hash::{BuildHasher, RandomState};
+        const MAX: Duration = Duration::from_secs(2);
+        let pause = self.0;
+        self.0 = (pause * 2).min(MAX);
+        let jitter = RandomState::new().hash_one(0u8) % 512;
+        pause.mul_f64(0.5 + jitter as f64 / 1024.0)
+    }
+}

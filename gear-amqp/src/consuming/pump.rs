@@ -1,0 +1,143 @@
+//! From one consumer of lapin to whoever takes its deliveries.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use gear_api::{Delivery, Kind, Message, Route, Settlement, Text, topology::exchange};
+use lapin::options::BasicCancelOptions;
+use tokio::time::timeout;
+
+use super::{
+    Consumers, Established,
+    acks::{Acks, Settler},
+    inbox::Item,
+    ping,
+    subscribed::{Particular, Subscribed},
+};
+use crate::{
+    link::rpc::{ANSWER, within},
+    publishing::now,
+    wire::decode,
+};
+
+/// Deliveries that are taken without a look at anything else.
+const BATCH: usize = 128;
+const GONE: &str = "the queue was deleted, or its node is gone";
+
+/// Why no more is read.
+pub(super) enum Pumped {
+    Stopped,
+    Ended(String),
+}
+
+impl Consumers {
+    /// Brings what comes to whoever takes it, until it is stopped or the broker ends it.
+    pub(super) async fn pump(
+        &self,
+        subscribed: &Arc<Subscribed>,
+        established: Established,
+    ) -> Pumped {
+        let Established { mut consumer, acks } = established;
+        let settler = Arc::new(Settler::new(Arc::clone(&acks), Arc::clone(&subscribed.drops)));
+        let stop = subscribed.inbox.stop.notified();
+        tokio::pin!(stop);
+        let why = 'pump: loop {
+            let next = tokio::select! {
+                biased;
+                () = &mut stop => break None,
+                next = consumer.next() => next,
+            };
+            match next {
+                Some(Ok(delivery)) => {
+                    self.deliver(subscribed, delivery, &acks, &settler);
+                    // What is here already needs no look at anything else.
+                    for _ in 0..BATCH {
+                        match consumer.next().now_or_never() {
+                            Some(Some(Ok(delivery))) => {
+                                self.deliver(subscribed, delivery, &acks, &settler);
+                            }
+                            Some(Some(Err(error))) => break 'pump Some(error.to_string()),
+                            Some(None) => break 'pump Some(GONE.to_owned()),
+                            None => break,
+                        }
+                    }
+                }
+                Some(Err(error)) => break Some(error.to_string()),
+                None => break Some(GONE.to_owned()),
+            }
+        };
+        match why {
+            Some(why) => Pumped::Ended(why),
+            None => {
+                // What the broker sends before it hears of this goes back.
+                let options = BasicCancelOptions::default();
+                let cancel = acks.channel().basic_cancel(consumer.tag(), options);
+                let _ = within(ANSWER, "cancelling a consumer", cancel).await;
+                while let Ok(Some(Ok(left))) =
+                    timeout(Duration::from_secs(1), consumer.next()).await
+                {
+                    acks.out(left.delivery_tag);
+                    acks.give_back(left.delivery_tag, false);
+                }
+                acks.flush();
+                Pumped::Stopped
+            }
+        }
+    }
+
+    fn deliver(
+        &self,
+        subscribed: &Subscribed,
+        delivery: lapin::message::Delivery,
+        acks: &Arc<Acks>,
+        settler: &Arc<Settler>,
+    ) {
+        let lapin::message::Delivery {
+            delivery_tag: tag,
+            exchange,
+            routing_key,
+            redelivered,
+            properties,
+            data,
+            ..
+        } = delivery;
+        let names = &self.settings.names;
+        let message = decode(&properties, data, subscribed.origin, names, now);
+        if let Particular::Replies(_, sink) = &subscribed.particular {
+            acks.needs_none(tag);
+            return sink.deliver(message);
+        }
+        acks.out(tag);
+        if matches!(subscribed.particular, Particular::Instance(_)) && ping::is_ping(&message) {
+            acks.ack(tag);
+            return self.pong(&message);
+        }
+        let key = if exchange.as_str() == exchange::DEFAULT.as_str() {
+            names.own_queue(routing_key.as_str())
+        } else {
+            Text::from(routing_key.as_str())
+        };
+        let item = if matches!(subscribed.particular, Particular::Tap) {
+            let delivery = Delivery::new(message, key, redelivered, Settlement::none());
+            Item { delivery, ack_when_taken: Some((Arc::clone(acks), tag)) }
+        } else {
+            if redelivered {
+                settler.out_again(tag, &message);
+            }
+            let settle: Arc<dyn gear_api::Settle> = Arc::<Settler>::clone(settler);
+            let settlement = Settlement::new(settle, tag);
+            let delivery = Delivery::new(message, key, redelivered, settlement);
+            Item { delivery, ack_when_taken: None }
+        };
+        subscribed.inbox.put(item);
+    }
+
+    /// Somebody wants to know whether this instance is alive.
+    fn pong(&self, ping: &Message) {
+        let Some(to) = ping.reply_to() else { return };
+        let pong = Message::builder(Kind::Reply, ping.operation().clone())
+            .correlation(ping.correlation().cloned())
+            .build();
+        self.publisher.send(Route::Reply(to), pong).detach();
+    }
+}

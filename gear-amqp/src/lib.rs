@@ -1,0 +1,71 @@
+//! RabbitMQ as a backend of Gear: real AMQP 0-9-1 over [lapin](https://docs.rs/lapin), on
+//! RabbitMQ 3.10 and later, 4.3 included.
+//!
+//! ```no_run
+//! use gear_amqp::AmqpTransport;
+//! use gear_api::{Context, Fault, Node, Operation, Service};
+//! use std::sync::Arc;
+//!
+//! const CTRL: Service = Service::new("CTRL");
+//! const SHOUT: Operation<String, String> = Operation::new("shout");
+//!
+//! async fn shout(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+//!     Ok(text.to_uppercase())
+//! }
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let transport = AmqpTransport::connect("amqp://user:password@broker/shop?heartbeat=5").await?;
+//! let node = Node::builder(transport, CTRL.at("host1")?).on(SHOUT, shout).start().await?;
+//! # drop(node);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`AmqpBuilder`] has the options, [`AmqpError`] says why there is no connection, and
+//! [`Definitions`] is what an operator may import.
+//!
+//! # What it does
+//!
+//! - **Three channels**: one publishes, one consumes the queue that the instances of a service
+//!   share, one consumes what is this instance's own. Over two connections, because RabbitMQ
+//!   under an alarm does not read those that publish, acks included.
+//! - **Publishing**: persistent where the message asks for it, confirmed always, mandatory where
+//!   somebody must be there. 1,000 are on their way at a time; each ends in exactly one outcome.
+//!   What is unconfirmed when a connection is lost is sent again under the same id.
+//! - **Consuming**: with prefetch. Acks are coalesced, and never overtake the reply that belongs
+//!   to them. What is settled after a reconnect does nothing: the broker delivers it again.
+//! - **Staying up**: heartbeats, several brokers, growing pauses with jitter, every wait with the
+//!   broker bounded. Queues that are deleted are declared again. A broker that stays silent
+//!   while the link is open is left for the next one.
+//!
+//! # Promises under faults
+//!
+//! What was confirmed as routed is not lost while its queue lives; it may come twice, at most as
+//! many for each fault as were unconfirmed and unsettled then, under one message id. A call has
+//! one outcome. A connection that is lost is noticed within 2.5 heartbeats, and service is back
+//! within seconds of the broker.
+//!
+//! # Logs
+//!
+//! What matters is logged under the target `gear_amqp`. Have the log leave out lapin's
+//! (`lapin=off`): it logs as errors what is expected here (a queue that is looked for and not
+//! there), at WARN messages that were returned with all that is in them, and at TRACE its frames,
+//! the login among them. Nothing of this crate ever shows a password.
+
+mod builder;
+mod consuming;
+mod definitions;
+mod endpoint;
+mod error;
+mod link;
+mod publishing;
+mod settings;
+mod transport;
+mod wire;
+
+pub use {
+    builder::{AmqpBuilder, TopologyMode},
+    definitions::Definitions,
+    error::AmqpError,
+    transport::AmqpTransport,
+};

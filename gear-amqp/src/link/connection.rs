@@ -1,0 +1,160 @@
+//! One connection to one broker.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_core::Stream;
+use lapin::{
+    AsyncTcpStream, Connection, ConnectionProperties, ErrorKind, Event,
+    tcp::{OwnedIdentity, OwnedTLSConfig},
+    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
+};
+use tokio::time::timeout;
+
+use crate::{AmqpBuilder, AmqpError, endpoint::Endpoint, settings::Settings};
+
+/// An open connection. Only one may listen to its events: lapin's listeners compete.
+pub(crate) struct Open {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) events: std::pin::Pin<Box<dyn Stream<Item = Event> + Send>>,
+    /// `host:port`.
+    pub(crate) broker: String,
+}
+
+/// Connects to one broker, within `connect_timeout`.
+pub(crate) async fn open(
+    settings: Arc<Settings>,
+    endpoint: Endpoint,
+    purpose: &'static str,
+) -> Result<Open, AmqpError> {
+    let options = &settings.options;
+    let broker = endpoint.name();
+    let limit = options.connect_timeout;
+    let name = format!("{} {purpose}", options.name);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let (host, port) = (endpoint.host.clone(), endpoint.port);
+    let tls = endpoint.tls.then(|| Tls::new(options, &endpoint));
+    let connecting = async {
+        let runtime = lapin::runtime::default_runtime()?;
+        Connection::connector(
+            uri(options, &endpoint),
+            runtime,
+            // The crate's own way from a URI to an address knows no IPv6, and has the name in the
+            // certificate be the host's.
+            async move |_, runtime| {
+                let addresses = runtime.to_socket_addrs((host.clone(), port));
+                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                match &tls {
+                    None => Ok(stream),
+                    Some(tls) => Ok(stream.into_tls(&tls.name, tls.config.as_ref()).await?),
+                }
+            },
+            properties,
+        )
+        .await
+    };
+    let connection = match timeout(limit, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Err(explain(&error, broker, &endpoint)),
+        Err(_) => {
+            let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            let waiting_for = "the greeting of AMQP 0-9-1";
+            return Err(AmqpError::Silent { broker: broker.into(), ms, waiting_for });
+        }
+    };
+    let events = Box::pin(connection.events_listener());
+    let connection = Arc::new(connection);
+    Ok(Open { connection, events, broker })
+}
+
+struct Tls {
+    name: String,
+    config: OwnedTLSConfig,
+}
+
+impl Tls {
+    fn new(options: &AmqpBuilder, endpoint: &Endpoint) -> Self {
+        let identity = match (&options.certificate, &options.key) {
+            (Some(chain), Some(key)) => {
+                let (pem, key) = (chain.0.clone().into_bytes(), key.0.clone().into_bytes());
+                Some(OwnedIdentity::PKCS8 { pem, key })
+            }
+            _ => None,
+        };
+        Self {
+            name: options.server_name.clone().unwrap_or_else(|| endpoint.host.clone()),
+            config: OwnedTLSConfig {
+                identity,
+                cert_chain: options.ca.as_ref().map(|pem| pem.0.clone()),
+            },
+        }
+    }
+}
+
+/// Bytes of one frame, at most. lapin has buffers of 64 frames for each connection: with
+/// RabbitMQ's 128 KiB they are 8 MiB, which take longer to make than all else in connecting. The
+/// properties of a message must fit one frame; ours have up to 20 KiB.
+const FRAME_MAX: u32 = 32 * 1024;
+
+fn uri(options: &AmqpBuilder, endpoint: &Endpoint) -> AMQPUri {
+    let heartbeat = u16::try_from(options.heartbeat.as_secs()).unwrap_or(60);
+    let mechanism =
+        if options.external_auth { SASLMechanism::External } else { SASLMechanism::Plain };
+    AMQPUri {
+        scheme: if endpoint.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: endpoint.user.clone(),
+                password: endpoint.password.reveal().to_owned(),
+            },
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+        },
+        vhost: endpoint.vhost.clone(),
+        query: AMQPQueryString {
+            frame_max: Some(FRAME_MAX),
+            heartbeat: Some(heartbeat),
+            auth_mechanism: Some(mechanism),
+            ..AMQPQueryString::default()
+        },
+    }
+}
+
+/// What an error of lapin means to whoever connects.
+fn explain(error: &lapin::Error, broker: String, endpoint: &Endpoint) -> AmqpError {
+    let broker = broker.into();
+    match error.kind() {
+        // RabbitMQ closes with ACCESS_REFUSED for wrong credentials, and with NOT_ALLOWED for a
+        // virtual host that does not exist or that the user may not enter.
+        ErrorKind::ProtocolError(refusal) => {
+            let reason: gear_api::Text = refusal.get_message().as_str().into();
+            match refusal.get_id() {
+                403 => AmqpError::AccessRefused { broker, reason },
+                530 if reason.contains("not found") => AmqpError::NoVirtualHost {
+                    broker,
+                    vhost: endpoint.vhost.as_str().into(),
+                    reason,
+                },
+                530 => AmqpError::AccessRefused { broker, reason },
+                _ => AmqpError::Unreachable { broker, reason },
+            }
+        }
+        ErrorKind::IOError(io) => {
+            let reason = io.to_string().into();
+            match io.kind() {
+                std::io::ErrorKind::InvalidData if endpoint.tls => {
+                    AmqpError::Tls { broker, reason }
+                }
+                _ => AmqpError::Unreachable { broker, reason },
+            }
+        }
+        _ => AmqpError::Unreachable { broker, reason: error.to_string().into() },
+    }
+}
+
+/// Says goodbye, bounded.
+pub(crate) async fn close(connection: &Connection) {
+    const GOODBYE: Duration = Duration::from_secs(2);
+    if connection.status().connected() {
+        let _ = timeout(GOODBYE, connection.close(200, "goodbye".into())).await;
+    }
+}

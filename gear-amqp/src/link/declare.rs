@@ -1,0 +1,248 @@
+//! Declaring what must exist: passive first, so that a later change of arguments keeps no service
+//! from starting, and each try where its failure harms nobody.
+
+use std::time::Duration;
+
+use gear_api::topology::{self, Declaration, Exchange, ExchangeKind, Queue, QueueType};
+use lapin::{
+    Connection,
+    options::{
+        ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable, LongString, ShortString},
+};
+
+use crate::{
+    TopologyMode,
+    link::rpc::{ANSWER, RpcError, Scratch, code, within},
+    wire::Names,
+};
+
+/// A name or key as AMQP's methods take it. All of ours fit: their lengths are checked when an
+/// address is made.
+pub(crate) fn short(text: &str) -> Result<ShortString, RpcError> {
+    ShortString::try_new(text).map_err(|_| RpcError::Refused {
+        code: code::PRECONDITION_FAILED,
+        text: "a name is longer than 255 bytes".into(),
+    })
+}
+
+/// Declares on one connection.
+pub(crate) struct Declarer<'a> {
+    scratch: Scratch<'a>,
+    names: &'a Names,
+    mode: TopologyMode,
+}
+
+/// RabbitMQ 4 drops a message of a quorum queue after 20 returns by default; the library counts
+/// attempts itself, and never drops. "No limit" is -1 there, which RabbitMQ 3 refuses.
+pub(crate) const DELIVERY_LIMIT: u32 = 1_000_000;
+
+/// How long one's own queue is waited for: it is made anew rather than waited for any longer.
+const OWN: Duration = Duration::from_secs(2);
+
+/// What is known of a queue that exists.
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) consumers: u32,
+}
+
+impl<'a> Declarer<'a> {
+    pub(crate) fn new(connection: &'a Connection, names: &'a Names, mode: TopologyMode) -> Self {
+        Self { scratch: Scratch::new(connection), names, mode }
+    }
+
+    pub(crate) async fn done(self) {
+        self.scratch.close().await;
+    }
+
+    /// The exchanges that every node needs.
+    pub(crate) async fn exchanges(&mut self) -> Result<(), RpcError> {
+        for exchange in topology::exchanges() {
+            self.exchange(&exchange).await?;
+        }
+        if self.mode != TopologyMode::Passive {
+            let (source, destination, key) = topology::CAST_BINDING;
+            let channel = self.scratch.channel().await?;
+            let bind = channel.exchange_bind(
+                short(&self.names.on_broker(&destination))?,
+                short(&self.names.on_broker(&source))?,
+                short(&key)?,
+                ExchangeBindOptions::default(),
+                FieldTable::default(),
+            );
+            within(ANSWER, "binding an exchange", bind).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn exchange(&mut self, exchange: &Exchange) -> Result<(), RpcError> {
+        if self.mode != TopologyMode::Strict {
+            match self.declare_exchange(exchange, true).await {
+                Err(error) if error.is(code::NOT_FOUND) && self.mode == TopologyMode::Declare => {}
+                done => return done,
+            }
+        }
+        match self.declare_exchange(exchange, false).await {
+            // Somebody was faster, with other arguments: theirs count.
+            Err(error)
+                if error.is(code::PRECONDITION_FAILED) && self.mode == TopologyMode::Declare =>
+            {
+                tracing::warn!(exchange = %exchange.name, %error, "used as it is");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn declare_exchange(&mut self, it: &Exchange, passive: bool) -> Result<(), RpcError> {
+        let kind = match it.kind {
+            ExchangeKind::Topic => lapin::ExchangeKind::Topic,
+            ExchangeKind::Direct => lapin::ExchangeKind::Direct,
+            ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
+        };
+        let options = ExchangeDeclareOptions {
+            passive,
+            durable: true,
+            internal: it.internal,
+            ..ExchangeDeclareOptions::default()
+        };
+        let name = short(&self.names.on_broker(&it.name))?;
+        let channel = self.scratch.channel().await?;
+        let declare = channel.exchange_declare(name, kind, options, FieldTable::default());
+        within(ANSWER, "declaring an exchange", declare).await
+    }
+
+    /// A queue with its bindings. `own` is what belongs to this connection or start alone, and
+    /// which no operator can have declared.
+    pub(crate) async fn queue(
+        &mut self,
+        declaration: &Declaration,
+        own: bool,
+    ) -> Result<Found, RpcError> {
+        let passive = self.mode == TopologyMode::Passive && !own;
+        let found = self.find_or_declare(&declaration.queue, passive, own).await?;
+        if passive {
+            return Ok(found);
+        }
+        let queue = short(&found.name)?;
+        for binding in &declaration.stale {
+            let exchange = short(&self.names.on_broker(&binding.exchange))?;
+            let (channel, key) = (self.scratch.channel().await?, short(&binding.key)?);
+            let unbind = channel.queue_unbind(queue.clone(), exchange, key, FieldTable::default());
+            within(ANSWER, "removing a binding", unbind).await?;
+        }
+        for binding in &declaration.bindings {
+            let exchange = short(&self.names.on_broker(&binding.exchange))?;
+            let (channel, key) = (self.scratch.channel().await?, short(&binding.key)?);
+            let bind = channel.queue_bind(
+                queue.clone(),
+                exchange,
+                key,
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            within(ANSWER, "binding a queue", bind).await?;
+        }
+        Ok(found)
+    }
+
+    async fn find_or_declare(
+        &mut self,
+        queue: &Queue,
+        passive: bool,
+        own: bool,
+    ) -> Result<Found, RpcError> {
+        let named = !queue.name.is_empty();
+        // What is one's own is either new or exactly as it was declared.
+        if named && self.mode != TopologyMode::Strict && !own {
+            match self.find(&queue.name).await {
+                Err(error) if error.is(code::NOT_FOUND) && !passive => {
+                    // The node that has a classic queue may be down: declaring would not help.
+                    if error.to_string().contains("is down or inaccessible") {
+                        return Err(error);
+                    }
+                }
+                found => return found,
+            }
+        }
+        match self.declare_queue(queue, own).await {
+            Err(error)
+                if error.is(code::PRECONDITION_FAILED)
+                    && self.mode == TopologyMode::Declare
+                    && named =>
+            {
+                tracing::warn!(queue = %queue.name, %error, "used as it is");
+                self.find(&queue.name).await
+            }
+            declared => declared,
+        }
+    }
+
+    /// A queue that exists; waits for no message of it.
+    pub(crate) async fn find(&mut self, name: &str) -> Result<Found, RpcError> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let name = short(&self.names.on_broker(name))?;
+        let channel = self.scratch.channel().await?;
+        let find = channel.queue_declare(name, options, FieldTable::default());
+        let queue = within(ANSWER, "looking for a queue", find).await?;
+        Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
+    }
+
+    async fn declare_queue(&mut self, queue: &Queue, own: bool) -> Result<Found, RpcError> {
+        let options = QueueDeclareOptions {
+            durable: !queue.exclusive,
+            exclusive: queue.exclusive,
+            auto_delete: queue.auto_delete,
+            ..QueueDeclareOptions::default()
+        };
+        let name = short(&self.names.on_broker(&queue.name))?;
+        let channel = self.scratch.channel().await?;
+        let arguments = arguments(queue);
+        let declare = channel.queue_declare(name, options, arguments);
+        let limit = if own { OWN } else { ANSWER };
+        let queue = within(limit, "declaring a queue", declare).await?;
+        Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
+    }
+
+    pub(crate) async fn delete(&mut self, name: &str) -> Result<(), RpcError> {
+        let channel = self.scratch.channel().await?;
+        let name = short(&self.names.on_broker(name))?;
+        let delete = channel.queue_delete(name, QueueDeleteOptions::default());
+        within(ANSWER, "deleting a queue", delete).await.map(drop)
+    }
+}
+
+fn arguments(queue: &Queue) -> FieldTable {
+    let mut table = FieldTable::default();
+    let text = |text: &str| AMQPValue::LongString(LongString::from(text));
+    let number = |n: u128| AMQPValue::LongLongInt(i64::try_from(n).unwrap_or(i64::MAX));
+    let mut set = |name: &'static str, value| {
+        table.insert(ShortString::from(name), value);
+    };
+    // Always: an absent type means the virtual host's default.
+    set(
+        "x-queue-type",
+        text(match queue.queue_type {
+            QueueType::Classic => "classic",
+            QueueType::Quorum => "quorum",
+        }),
+    );
+    if let Some(expires) = queue.expires {
+        set("x-expires", number(expires.as_millis()));
+    }
+    if let Some(ttl) = queue.message_ttl {
+        set("x-message-ttl", number(ttl.as_millis()));
+    }
+    if let Some(exchange) = &queue.dead_letter_exchange {
+        set("x-dead-letter-exchange", text(exchange));
+    }
+    if let Some(length) = queue.max_length {
+        set("x-max-length", number(length.into()));
+    }
+    if queue.queue_type == QueueType::Quorum {
+        set("x-delivery-limit", number(DELIVERY_LIMIT.into()));
+    }
+    table
+}

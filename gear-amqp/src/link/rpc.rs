@@ -1,0 +1,111 @@
+//! Every word with the broker is bounded in time: lapin itself waits for ever when a peer
+//! accepts and stays silent.
+
+use std::{future::Future, time::Duration};
+
+use gear_api::Text;
+use lapin::{Channel, Connection, ErrorKind, options::ConfirmSelectOptions};
+
+/// What a broker did not do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum RpcError {
+    /// It did not answer in time.
+    #[error("the broker did not answer within {limit:?} ({what})")]
+    Silent { what: &'static str, limit: Duration },
+    /// It refused, and closed the channel. AMQP 0-9-1, section 1.2.
+    #[error("{text}")]
+    Refused { code: u16, text: Text },
+    /// The connection is gone.
+    #[error("{0}")]
+    Lost(Text),
+}
+
+/// The reply codes of AMQP 0-9-1 that matter here.
+pub(crate) mod code {
+    pub(crate) const ACCESS_REFUSED: u16 = 403;
+    pub(crate) const NOT_FOUND: u16 = 404;
+    pub(crate) const PRECONDITION_FAILED: u16 = 406;
+}
+
+impl RpcError {
+    pub(crate) fn is(&self, wanted: u16) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == wanted)
+    }
+}
+
+/// Whether the broker closed the channel or the connection because of something that was sent on
+/// it; not when an operator closed it (AMQP 0-9-1, 320).
+pub(crate) fn is_reproach(error: &lapin::Error) -> bool {
+    const CONNECTION_FORCED: u16 = 320;
+    matches!(error.kind(), ErrorKind::ProtocolError(why) if why.get_id() != CONNECTION_FORCED)
+}
+
+impl From<lapin::Error> for RpcError {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(refusal) if error.is_amqp_soft_error() => Self::Refused {
+                code: refusal.get_id(),
+                text: refusal.get_message().as_str().into(),
+            },
+            _ => Self::Lost(error.to_string().into()),
+        }
+    }
+}
+
+/// How long a broker may take for one answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// Awaits one answer of the broker, `limit` at most.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: &'static str,
+    answer: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, RpcError> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(RpcError::from),
+        Err(_) => Err(RpcError::Silent { what, limit }),
+    }
+}
+
+pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, RpcError> {
+    within(ANSWER, "opening a channel", connection.create_channel()).await
+}
+
+pub(crate) async fn open_confirming(connection: &Connection) -> Result<Channel, RpcError> {
+    let channel = open_channel(connection).await?;
+    let select = channel.confirm_select(ConfirmSelectOptions::default());
+    within(ANSWER, "switching confirms on", select).await?;
+    Ok(channel)
+}
+
+/// A channel for one purpose: the broker closes it when it refuses, so nothing else may be on
+/// it. Opened again when that has happened.
+pub(crate) struct Scratch<'a> {
+    connection: &'a Connection,
+    channel: Option<Channel>,
+}
+
+impl<'a> Scratch<'a> {
+    pub(crate) fn new(connection: &'a Connection) -> Self {
+        Self { connection, channel: None }
+    }
+
+    pub(crate) async fn channel(&mut self) -> Result<Channel, RpcError> {
+        match &self.channel {
+            Some(channel) if channel.status().connected() => Ok(channel.clone()),
+            _ => {
+                let channel = open_channel(self.connection).await?;
+                self.channel = Some(channel.clone());
+                Ok(channel)
+            }
+        }
+    }
+
+    /// The channel is closed on dropping too, but then nobody waits for it.
+    pub(crate) async fn close(self) {
+        if let Some(channel) = self.channel.filter(|channel| channel.status().connected()) {
+            let close = channel.close(200, "done".into());
+            let _ = within(ANSWER, "closing a channel", close).await;
+        }
+    }
+}

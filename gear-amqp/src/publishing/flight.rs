@@ -1,0 +1,152 @@
+//! The publishes that lapin has: first their frames are written, then they are confirmed.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered, task::AtomicWaker};
+use lapin::{
+    BasicProperties, Channel, Confirmation, PublisherConfirm, options::BasicPublishOptions,
+    types::ShortString,
+};
+
+use super::gate::Gate;
+
+/// Wakes the task that serves, and remembers that it did.
+#[derive(Default)]
+pub(super) struct Signal {
+    woken: AtomicBool,
+    pub(super) task: AtomicWaker,
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.task.wake();
+    }
+}
+
+/// What `basic.publish` takes.
+pub(super) struct Publishing {
+    pub(super) exchange: ShortString,
+    pub(super) key: ShortString,
+    pub(super) mandatory: bool,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Bytes,
+}
+
+type Write = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
+
+/// A confirm that is awaited.
+struct Confirming {
+    number: u64,
+    confirm: PublisherConfirm,
+}
+
+impl Future for Confirming {
+    type Output = (u64, lapin::Result<Confirmation>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let number = self.number;
+        Pin::new(&mut self.confirm).poll(cx).map(|confirmation| (number, confirmation))
+    }
+}
+
+/// The publishes of one channel.
+pub(super) struct Flight {
+    channel: Arc<Channel>,
+    /// In order. Only the oldest wakes anybody: they are written in order, too, and each wake for
+    /// itself would cost more than all else.
+    writes: VecDeque<(u64, Write)>,
+    confirms: FuturesUnordered<Confirming>,
+    signal: Arc<Signal>,
+    waker: Waker,
+    gate: Arc<Gate>,
+}
+
+impl Flight {
+    pub(super) fn new(channel: Channel, signal: &Arc<Signal>, gate: Arc<Gate>) -> Self {
+        Self {
+            channel: Arc::new(channel),
+            writes: VecDeque::new(),
+            confirms: FuturesUnordered::new(),
+            signal: Arc::clone(signal),
+            waker: Waker::from(Arc::clone(signal)),
+            gate,
+        }
+    }
+
+    /// Queues the frames of a publish in lapin: they are when this returns.
+    pub(super) fn publish(&mut self, number: u64, publishing: Publishing) {
+        let channel = Arc::clone(&self.channel);
+        let mut write: Write = Box::pin(async move {
+            let Publishing { exchange, key, mandatory, properties, body } = publishing;
+            let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+            channel.basic_publish(exchange, key, options, &body, properties).await
+        });
+        self.gate.hand_over();
+        let waker = if self.writes.is_empty() { &self.waker } else { Waker::noop() };
+        match write.as_mut().poll(&mut Context::from_waker(waker)) {
+            Poll::Pending => self.writes.push_back((number, write)),
+            // It failed: that is found when its turn comes.
+            Poll::Ready(sent) => {
+                self.writes.push_back((number, Box::pin(std::future::ready(sent))));
+                self.waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Lets what is written await its confirm. Returns whether there was any, or the error.
+    fn sweep(&mut self) -> lapin::Result<bool> {
+        let mut any = false;
+        let mut cx = Context::from_waker(&self.waker);
+        while let Some((number, write)) = self.writes.front_mut() {
+            let Poll::Ready(sent) = write.as_mut().poll(&mut cx) else { break };
+            let number = *number;
+            self.writes.pop_front();
+            self.gate.wrote();
+            self.confirms.push(Confirming { number, confirm: sent? });
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Hands out every confirm that is ready: when this returns, none that lapin has handled
+    /// before any of them is left.
+    pub(super) fn drain(
+        &mut self,
+        mut confirmed: impl FnMut(u64, lapin::Result<Confirmation>),
+    ) -> lapin::Result<()> {
+        let waker = self.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            self.sweep()?;
+            loop {
+                self.signal.woken.store(false, Ordering::SeqCst);
+                match self.confirms.poll_next_unpin(&mut cx) {
+                    Poll::Ready(Some((number, confirmation))) => confirmed(number, confirmation),
+                    Poll::Ready(None) => break,
+                    // It may have stopped to let others run, with more that is ready.
+                    Poll::Pending if self.signal.woken.load(Ordering::SeqCst) => {}
+                    Poll::Pending => break,
+                }
+            }
+            // What was written meanwhile may be confirmed by now.
+            if !self.sweep()? {
+                return Ok(());
+            }
+        }
+    }
+}

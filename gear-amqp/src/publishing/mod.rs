@@ -1,0 +1,264 @@
+//! The channel that publishes: what waits, what is on its way, and what becomes of it when the
+//! channel or the connection goes.
+//!
+//! One lock is held while a message is given to lapin: tag and frame of a publish are assigned
+//! under different locks in there, so that two publishers on one channel would get each other's
+//! confirms. Nobody awaits anything under that lock; a publish is polled once, which queues its
+//! frames, and its confirm is awaited by the one task that [`Publisher::serve`] is.
+
+mod flight;
+pub(crate) mod gate;
+pub(crate) mod outgoing;
+mod serve;
+mod time;
+mod window;
+
+pub(crate) use serve::Ended;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+    time::{Duration, SystemTime},
+};
+
+use gear_api::{Clock, Message, Publish, PublishError, Route, Text, Timestamp};
+use tokio::{sync::oneshot, time::Instant};
+
+use self::{
+    flight::{Flight, Publishing, Signal},
+    gate::Gate,
+    outgoing::{Asker, Outgoing, Target},
+    window::{Outcome, Window},
+};
+use crate::{
+    link::{board::Board, declare::short},
+    settings::Settings,
+    wire::{Expiry, NotEncodable, encode},
+};
+
+/// The time; asked for only where something depends on it.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+/// Bytes of bodies on their way at a time; one message always may.
+const MAX_UNCONFIRMED_BYTES: usize = 32 * 1024 * 1024;
+
+pub(crate) struct Publisher {
+    settings: Arc<Settings>,
+    board: Arc<Board>,
+    clock: Clock,
+    state: Mutex<State>,
+    /// Wakes the serving task: a confirm is there, or something has changed.
+    signal: Arc<Signal>,
+    waker: Waker,
+    pub(crate) gate: Arc<Gate>,
+}
+
+struct State {
+    link: Link,
+    /// What has not left yet, in order.
+    queue: VecDeque<Outgoing>,
+    window: Window<Outgoing>,
+    /// Of bodies in the window.
+    bytes: usize,
+    /// Since when nothing was confirmed although something was to be.
+    waiting_since: Option<Instant>,
+    /// The broker closed the last channel: whoever may be the reason goes alone.
+    careful: bool,
+    closing: bool,
+}
+
+enum Link {
+    Down,
+    Up(Box<Up>),
+    Closed,
+}
+
+struct Up {
+    flight: Flight,
+    /// The broker takes nothing for now.
+    blocked: bool,
+    failed: Option<lapin::Error>,
+    /// Delays whose exchange exists.
+    delays: HashSet<Duration>,
+}
+
+impl Publisher {
+    pub(crate) fn new(settings: Arc<Settings>, board: Arc<Board>) -> Self {
+        let signal = Arc::new(Signal::default());
+        Self {
+            settings,
+            board,
+            clock: Clock::system(),
+            state: Mutex::new(State {
+                link: Link::Down,
+                queue: VecDeque::new(),
+                window: Window::new(),
+                bytes: 0,
+                waiting_since: None,
+                careful: false,
+                closing: false,
+            }),
+            waker: Waker::from(Arc::clone(&signal)),
+            signal,
+            gate: Arc::new(Gate::default()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a message over, or lets it wait its turn.
+    pub(crate) fn send(&self, route: Route<'_>, message: Message) -> Publish {
+        let limit = self.settings.options.max_message_bytes;
+        if message.body().len() > limit {
+            let bytes = message.body().len();
+            return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
+        }
+        let on_broker = |name: &str| self.settings.names.on_broker(name);
+        let Some(target) = Target::new(route, on_broker) else {
+            return Publish::ready(Err(PublishError::Unsupported("route of this kind")));
+        };
+        if target.key.len() > gear_api::MAX_KEY_BYTES {
+            let why = "a key has at most 255 bytes";
+            return Publish::ready(Err(PublishError::NotSent(Text::from_static(why))));
+        }
+        // The broker's returns are told apart by their ids.
+        let message = if message.id().is_none() {
+            let id = uuid::Uuid::now_v7().to_string();
+            message.to_builder().id(gear_api::Id::from(id.as_str())).build()
+        } else {
+            message
+        };
+        let may_expire = target.expiry == Expiry::AtDeadline;
+        let deadline = message.deadline().filter(|_| may_expire);
+        let deadline = deadline.map(|deadline| self.clock.instant(deadline));
+        let mut outgoing = Outgoing {
+            target,
+            message,
+            deadline,
+            asker: Asker::Nobody,
+            handed_over: false,
+            suspect: false,
+            alone_when_closed: 0,
+        };
+        let mut state = self.state();
+        if state.closing {
+            return Publish::ready(Err(PublishError::Closed));
+        }
+        if state.queue.is_empty() && state.may_hand_over(&self.settings, &outgoing) {
+            let (asker, answer) = oneshot::channel();
+            outgoing.asker = Asker::HandedOver(asker);
+            self.hand_over(&mut state, outgoing);
+            Publish::handed_over(answer)
+        } else {
+            let (asker, hand_over) = oneshot::channel();
+            outgoing.asker = Asker::Waiting(asker);
+            state.queue.push_back(outgoing);
+            drop(state);
+            self.waker.wake_by_ref();
+            Publish::waiting(hand_over)
+        }
+    }
+
+    /// Gives a message to lapin: its frames are queued when this returns.
+    fn hand_over(&self, state: &mut State, mut outgoing: Outgoing) {
+        let Link::Up(up) = &mut state.link else {
+            return state.queue.push_front(outgoing);
+        };
+        let publishing = match self.prepare(&outgoing) {
+            Ok(publishing) => publishing,
+            Err(NotEncodable::TooLate) => return outgoing.give_up("its deadline passed"),
+            Err(NotEncodable::TooLong(what)) => {
+                let why = format!("{what} is longer than AMQP allows");
+                return outgoing.answer(Err(PublishError::NotSent(why.into())));
+            }
+        };
+        if !outgoing.hand_over() {
+            return; // withdrawn
+        }
+        outgoing.handed_over = true;
+        if state.window.is_empty() {
+            state.waiting_since = Some(Instant::now());
+        }
+        state.bytes += publishing.body.len();
+        let number = state.window.push(outgoing);
+        up.flight.publish(number, publishing);
+    }
+
+    fn prepare(&self, outgoing: &Outgoing) -> Result<Publishing, NotEncodable> {
+        let Outgoing { target, message, .. } = outgoing;
+        let names = &self.settings.names;
+        let too_long = |_| NotEncodable::TooLong("the key");
+        Ok(Publishing {
+            exchange: short(&names.on_broker(&target.exchange)).map_err(too_long)?,
+            key: short(&target.key).map_err(too_long)?,
+            mandatory: target.mandatory,
+            properties: encode(message, names, self.settings.user_id(), target.expiry, now)?,
+            body: message.body().clone(),
+        })
+    }
+
+    /// Takes every confirm that is ready, and tells what is certain of them.
+    fn drain(&self, state: &mut State) {
+        let State { link, window, bytes, waiting_since, .. } = state;
+        let Link::Up(up) = link else { return };
+        let before = window.len();
+        let failed = &mut up.failed;
+        let drained = up.flight.drain(|number, confirmation| match confirmation {
+            Ok(confirmation) => {
+                let acked = confirmation.is_ack();
+                let returned = confirmation.take_message();
+                if let Some(returned) = &returned {
+                    window.returned(|outgoing| outgoing.is(returned));
+                }
+                window.confirm(number, acked, returned.is_none());
+            }
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        });
+        if let Err(error) = drained {
+            failed.get_or_insert(error);
+        }
+        window.settle(|mut outgoing, outcome| {
+            *bytes -= outgoing.message.body().len();
+            outgoing.answer(match outcome {
+                Outcome::Confirmed => Ok(()),
+                Outcome::Returned => Err(PublishError::NotRouted),
+                Outcome::Refused => {
+                    Err(PublishError::Refused(Text::from_static("the broker nacked it")))
+                }
+            });
+        });
+        if window.is_empty() {
+            *waiting_since = None;
+        } else if window.len() < before {
+            *waiting_since = Some(Instant::now());
+        }
+    }
+}
+
+impl State {
+    /// Whether a message may leave now.
+    fn may_hand_over(&self, settings: &Settings, next: &Outgoing) -> bool {
+        let Link::Up(up) = &self.link else { return false };
+        if up.blocked || up.failed.is_some() {
+            return false;
+        }
+        if next.target.delay.is_some_and(|delay| !up.delays.contains(&delay)) {
+            return false;
+        }
+        // While somebody is suspected of having closed the last channel, each goes alone.
+        if self.careful && !self.window.is_empty() {
+            return false;
+        }
+        let bytes = self.bytes + next.message.body().len();
+        self.window.is_empty()
+            || (self.window.len() < settings.options.max_unconfirmed
+                && bytes <= MAX_UNCONFIRMED_BYTES)
+    }
+}

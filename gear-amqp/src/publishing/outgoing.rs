@@ -1,0 +1,152 @@
+//! One message on its way out, and who waits for the broker's answer to it.
+
+use std::time::Duration;
+
+use gear_api::{
+    HandOver, Id, Message, PublishError, ReplyTo, Route, Text,
+    topology::{self, exchange},
+};
+use lapin::message::BasicReturnMessage;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::wire::Expiry;
+
+/// Where a message goes, in terms of AMQP.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Without the system's prefix.
+    pub(crate) exchange: Text,
+    pub(crate) key: Text,
+    /// Whether reaching nobody is an error.
+    pub(crate) mandatory: bool,
+    pub(crate) expiry: Expiry,
+    /// The exchange is one that holds back so long, and may not exist yet.
+    pub(crate) delay: Option<Duration>,
+}
+
+impl Target {
+    /// None for a route that this backend does not know.
+    pub(crate) fn new(route: Route<'_>, queue_on_broker: impl Fn(&str) -> String) -> Option<Self> {
+        let to = |exchange, key, mandatory| Self {
+            exchange,
+            key,
+            mandatory,
+            expiry: Expiry::AtDeadline,
+            delay: None,
+        };
+        Some(match route {
+            Route::Address(address) => to(exchange::ENTRY, address.key(), true),
+            Route::Reply(reply_to) if reply_to.is_gear() => {
+                let expiry = Expiry::AtDeadlineOrAtOnce;
+                Self { expiry, ..to(exchange::REPLY, reply_to.key(), true) }
+            }
+            Route::Reply(reply_to) => {
+                let expiry = Expiry::AtDeadlineOrAtOnce;
+                Self { expiry, ..to(exchange::DEFAULT, reply_to.key(), !is_direct(reply_to)) }
+            }
+            Route::Event(topic) => to(exchange::EVENTS, topic.key(), false),
+            Route::Dead(service) => {
+                let key = service.as_str().into();
+                Self { expiry: Expiry::Never, ..to(exchange::DEAD, key, true) }
+            }
+            Route::Delayed { delay, queue } => {
+                // What expires goes through the default exchange, which knows queues by their
+                // full names.
+                let key = queue_on_broker(queue).into();
+                let name = topology::delay(delay).0.name;
+                Self { expiry: Expiry::Never, delay: Some(delay), ..to(name, key, true) }
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// The broker's pseudo-queues for direct replies: it returns what it has delivered to them
+/// (<https://www.rabbitmq.com/docs/direct-reply-to>).
+fn is_direct(to: &ReplyTo) -> bool {
+    to.as_str().starts_with("amq.rabbitmq.reply-to.")
+}
+
+pub(crate) type Answer = Result<(), PublishError>;
+
+/// Who waits for the broker's answer.
+#[derive(Debug)]
+pub(crate) enum Asker {
+    HandedOver(oneshot::Sender<Answer>),
+    /// Can still withdraw the message.
+    Waiting(oneshot::Sender<HandOver>),
+    /// Has been answered.
+    Nobody,
+}
+
+/// One message on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) target: Target,
+    pub(crate) message: Message,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) asker: Asker,
+    /// It was given to a connection before.
+    pub(crate) handed_over: bool,
+    /// It was on a channel that the broker closed, and may be the reason.
+    pub(crate) suspect: bool,
+    /// Channels that were closed while it alone was on its way.
+    pub(crate) alone_when_closed: u8,
+}
+
+impl Outgoing {
+    /// Whether the broker returned this one.
+    pub(crate) fn is(&self, returned: &BasicReturnMessage) -> bool {
+        let properties = &returned.delivery.properties;
+        let Some(id) = properties.message_id().as_ref().map(|id| Id::from(id.as_str())) else {
+            return false;
+        };
+        self.target.mandatory
+            && self.message.id() == Some(&id)
+            && self.target.key == returned.delivery.routing_key.as_str()
+    }
+
+    pub(crate) fn answer(&mut self, answer: Answer) {
+        // Whoever does not want to know has dropped the other end.
+        match std::mem::replace(&mut self.asker, Asker::Nobody) {
+            Asker::HandedOver(asker) => drop(asker.send(answer)),
+            Asker::Waiting(asker) => {
+                if let Err(error) = answer {
+                    let _ = asker.send(Err(error));
+                }
+            }
+            Asker::Nobody => {}
+        }
+    }
+
+    /// Tells whoever waits that the message leaves now. Returns whether it shall: not if it was
+    /// withdrawn.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        match std::mem::replace(&mut self.asker, Asker::Nobody) {
+            Asker::Waiting(asker) => {
+                let (answer, receiver) = oneshot::channel();
+                self.asker = Asker::HandedOver(answer);
+                asker.send(Ok(receiver)).is_ok()
+            }
+            asker => {
+                self.asker = asker;
+                true
+            }
+        }
+    }
+
+    /// Whether it was withdrawn before it left.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        matches!(&self.asker, Asker::Waiting(asker) if asker.is_closed())
+    }
+
+    /// It will not be sent any more.
+    pub(crate) fn give_up(&mut self, why: &'static str) {
+        let why = Text::from_static(why);
+        self.answer(Err(if self.handed_over {
+            PublishError::Unknown(why)
+        } else {
+            PublishError::NotSent(why)
+        }));
+    }
+}

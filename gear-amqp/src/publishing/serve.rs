@@ -1,0 +1,241 @@
+//! The task that publishes: it awaits confirms, hands over what waits, and decides what becomes of
+//! messages when their channel goes.
+
+use std::{
+    collections::HashSet,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use gear_api::{PublishError, Text, topology};
+use lapin::{Channel, Connection};
+use tokio::time::Instant;
+
+use super::{Link, Publisher, State, Up, flight::Flight, outgoing::Asker};
+use crate::{
+    link::{
+        declare::Declarer,
+        rpc::{ANSWER, RpcError, is_reproach, open_confirming},
+    },
+    settings::Settings,
+};
+
+/// Why serving a connection ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The connection is gone, or of no use.
+    Lost(Text),
+    /// It stays open and does not answer: another broker of the cluster may.
+    Stuck,
+    /// [`Publisher::close`] was called, and everything is answered.
+    Closed,
+}
+
+enum Turn {
+    Failed(lapin::Error),
+    Declare(Duration),
+    Overdue,
+    Closed,
+}
+
+impl Publisher {
+    /// Hands over what waits, as far as it may.
+    fn fill(&self, state: &mut State) -> Option<Turn> {
+        while let Some(front) = state.queue.front() {
+            if front.is_withdrawn() {
+                state.queue.pop_front();
+                continue;
+            }
+            if !front.suspect && state.window.is_empty() {
+                state.careful = false; // all suspects are through
+            }
+            if !state.may_hand_over(&self.settings, front) {
+                let Link::Up(up) = &state.link else { break };
+                let undeclared = front.target.delay.filter(|delay| !up.delays.contains(delay));
+                return undeclared.filter(|_| !up.blocked).map(Turn::Declare);
+            }
+            if let Some(outgoing) = state.queue.pop_front() {
+                self.hand_over(state, outgoing);
+            }
+        }
+        if state.queue.is_empty() && state.window.is_empty() {
+            state.careful = false;
+        }
+        None
+    }
+    fn turn(&self, cx: &mut Context<'_>) -> Poll<Turn> {
+        self.signal.task.register(cx.waker());
+        let mut state = self.state();
+        self.drain(&mut state);
+        if let Some(turn) = self.fill(&mut state) {
+            return Poll::Ready(turn);
+        }
+        let State { link, queue, window, closing, waiting_since, .. } = &mut *state;
+        let Link::Up(up) = link else { return Poll::Ready(Turn::Closed) };
+        if let Some(error) = up.failed.take() {
+            return Poll::Ready(Turn::Failed(error));
+        }
+        if *closing && queue.is_empty() && window.is_empty() {
+            return Poll::Ready(Turn::Closed);
+        }
+        let limit = self.settings.options.confirm_timeout;
+        if !up.blocked && waiting_since.is_some_and(|since| since.elapsed() > limit) {
+            return Poll::Ready(Turn::Overdue);
+        }
+        Poll::Pending
+    }
+
+    /// Publishes over `connection` for as long as that works.
+    pub(crate) async fn serve(&self, connection: &Connection) -> Ended {
+        let mut suspicions = 0;
+        loop {
+            let channel = match open_confirming(connection).await {
+                Ok(channel) => channel,
+                Err(error) => return Ended::Lost(error.to_string().into()),
+            };
+            self.attach(channel);
+            let ended = loop {
+                match poll_fn(|cx| self.turn(cx)).await {
+                    Turn::Closed => break Some(Ended::Closed),
+                    Turn::Failed(error) => {
+                        let why = Text::from(RpcError::from(error.clone()).to_string());
+                        self.detach(is_reproach(&error).then_some(&why));
+                        if error.is_amqp_soft_error() && connection.status().connected() {
+                            tracing::warn!(error = %why, "the broker closed the channel");
+                            break None;
+                        }
+                        break Some(Ended::Lost(why));
+                    }
+                    Turn::Declare(delay) => {
+                        if let Err(error) = self.declare_delay(connection, delay).await {
+                            self.refuse_delay(delay, &error);
+                        }
+                    }
+                    Turn::Overdue => {
+                        suspicions += 1;
+                        let elsewhere = self.settings.options.endpoints.len() > 1;
+                        if !self.probe(connection).await || (elsewhere && suspicions > 1) {
+                            break Some(Ended::Stuck);
+                        }
+                        self.state().waiting_since = Some(Instant::now());
+                    }
+                }
+            };
+            if let Some(ended) = ended {
+                self.detach(None);
+                return ended;
+            }
+        }
+    }
+
+    /// Whether the broker still answers what needs its cluster.
+    async fn probe(&self, connection: &Connection) -> bool {
+        let Settings { options, names } = &*self.settings;
+        let mut declarer = Declarer::new(connection, names, options.topology);
+        matches!(tokio::time::timeout(ANSWER, declarer.exchanges()).await, Ok(Ok(())))
+    }
+
+    fn attach(&self, channel: Channel) {
+        let mut state = self.state();
+        if matches!(state.link, Link::Closed) {
+            return;
+        }
+        state.link = Link::Up(Box::new(Up {
+            flight: Flight::new(channel, &self.signal, Arc::clone(&self.gate)),
+            blocked: false,
+            failed: None,
+            delays: HashSet::new(),
+        }));
+        drop(state);
+        self.board.publishing(true);
+    }
+
+    /// The channel is gone: what is not confirmed goes back to the front of the queue, to be sent
+    /// again. `reproach` is why the broker closed it, if one of the messages may be the reason.
+    fn detach(&self, reproach: Option<&Text>) {
+        let mut state = self.state();
+        let Link::Up(_) = &state.link else { return };
+        self.drain(&mut state); // the last confirms
+        state.link = Link::Down;
+        state.bytes = 0;
+        state.waiting_since = None;
+        self.gate.open();
+        let mut unconfirmed = state.window.take();
+        if let (Some(why), [alone]) = (reproach, unconfirmed.as_mut_slice()) {
+            // The second time nobody else can be the reason.
+            alone.alone_when_closed += 1;
+            if alone.alone_when_closed == 2 {
+                alone.answer(Err(PublishError::Refused(why.clone())));
+            }
+        }
+        for mut outgoing in unconfirmed.into_iter().rev() {
+            if !matches!(outgoing.asker, Asker::Nobody) {
+                outgoing.suspect |= reproach.is_some();
+                state.careful |= reproach.is_some();
+                state.queue.push_front(outgoing);
+            }
+        }
+        drop(state);
+        self.board.publishing(false);
+    }
+
+    /// The connection is gone.
+    pub(crate) fn lost(&self) {
+        // Nothing may have been read from the channel since the broker closed it.
+        let mut state = self.state();
+        self.drain(&mut state);
+        let failed = match &mut state.link {
+            Link::Up(up) => up.failed.take(),
+            _ => None,
+        };
+        drop(state);
+        let reproach = failed.filter(is_reproach).map(|error| Text::from(error.to_string()));
+        self.detach(reproach.as_ref());
+    }
+
+    /// The broker takes nothing for now, or takes messages again.
+    pub(crate) fn set_blocked(&self, blocked: bool) {
+        let mut state = self.state();
+        if let Link::Up(up) = &mut state.link {
+            up.blocked = blocked;
+        }
+        if !state.window.is_empty() {
+            state.waiting_since = Some(Instant::now());
+        }
+        drop(state);
+        self.waker.wake_by_ref();
+    }
+
+    async fn declare_delay(
+        &self,
+        connection: &Connection,
+        delay: Duration,
+    ) -> Result<(), RpcError> {
+        let (exchange, mut declaration) = topology::delay(delay);
+        declaration.queue.queue_type = self.settings.options.queue_type;
+        let mode = self.settings.options.topology;
+        let mut declarer = Declarer::new(connection, &self.settings.names, mode);
+        declarer.exchange(&exchange).await?;
+        declarer.queue(&declaration, false).await?;
+        declarer.done().await;
+        if let Link::Up(up) = &mut self.state().link {
+            up.delays.insert(delay);
+        }
+        Ok(())
+    }
+
+    /// Those that wait for this delay are told; with a lost connection they wait on.
+    fn refuse_delay(&self, delay: Duration, error: &RpcError) {
+        if !matches!(error, RpcError::Refused { .. }) {
+            return;
+        }
+        for outgoing in &mut self.state().queue {
+            if outgoing.target.delay == Some(delay) {
+                outgoing.answer(Err(PublishError::Refused(error.to_string().into())));
+                outgoing.asker = Asker::Nobody;
+            }
+        }
+    }
+}

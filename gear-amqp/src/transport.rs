@@ -1,0 +1,221 @@
+//! One node's connection to RabbitMQ: the [`Transport`].
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use gear_api::{
+    Capabilities, Clock, Consumer, Message, Publish, Route, Status, SubscribeError, Subscription,
+    Text, Transport,
+};
+use tokio::sync::watch;
+
+use crate::{
+    AmqpBuilder, AmqpError, consuming::Consumers, consuming::inbox::InboxSource,
+    consuming::subscribed::Subscribed, link::board::Board, link::connection::Open,
+    link::supervisor::Supervisor, publishing::Publisher, settings::Settings,
+};
+
+/// One node's connection to RabbitMQ.
+///
+/// Cheap to clone; the clones are one connection, which is closed with the last of them.
+///
+/// ```no_run
+/// use gear_amqp::AmqpTransport;
+/// use gear_api::{Client, Operation, Service};
+///
+/// const CTRL: Service = Service::new("CTRL");
+/// const SHOUT: Operation<String, String> = Operation::new("shout");
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let transport = AmqpTransport::connect("amqp://guest:guest@localhost:5672/%2f").await?;
+/// let client = Client::builder(transport, "CLI.laptop".parse()?).start().await?;
+/// assert_eq!(client.call(CTRL, SHOUT, &"hello".to_owned()).await?, "HELLO");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AmqpTransport(Arc<Handle>);
+
+struct Handle {
+    settings: Arc<Settings>,
+    board: Arc<Board>,
+    publisher: Arc<Publisher>,
+    consumers: Arc<Consumers>,
+    closing: watch::Sender<bool>,
+    /// Held by whoever closes, so that the second waits for the first.
+    closed: tokio::sync::Mutex<bool>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// How long closing waits for confirms.
+const FLUSH: Duration = Duration::from_secs(3);
+
+impl AmqpTransport {
+    /// Connects with the options in `url`.
+    ///
+    /// # Errors
+    ///
+    /// [`AmqpError`]: each broker that the URL names is tried once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing remains connected.
+    pub async fn connect(url: &str) -> Result<Self, AmqpError> {
+        Self::builder(url)?.connect().await
+    }
+
+    /// Starts from a URL; see [`AmqpBuilder`] for its options.
+    ///
+    /// # Errors
+    ///
+    /// [`AmqpError::InvalidUrl`] and [`AmqpError::InvalidOption`].
+    pub fn builder(url: &str) -> Result<AmqpBuilder, AmqpError> {
+        AmqpBuilder::new(url)
+    }
+
+    pub(crate) async fn start(options: AmqpBuilder) -> Result<Self, AmqpError> {
+        let settings = Arc::new(Settings::new(options));
+        let board = Arc::new(Board::new());
+        let publisher = Arc::new(Publisher::new(Arc::clone(&settings), Arc::clone(&board)));
+        let consumers = Arc::new(Consumers::new(
+            Arc::clone(&settings),
+            Arc::clone(&publisher),
+            Arc::clone(&board),
+        ));
+        let (closing, _) = watch::channel(false);
+        // Nodes that were all given the same list spread over it.
+        let start = {
+            use std::hash::{BuildHasher, RandomState};
+            RandomState::new().hash_one(0u8) as usize
+        };
+        let supervisor = |publisher: Option<_>, consumers: Option<_>| Supervisor {
+            settings: Arc::clone(&settings),
+            board: Arc::clone(&board),
+            publisher,
+            consumers,
+            closing: closing.subscribe(),
+            next: start,
+        };
+        let (some_publisher, some_consumers) =
+            (Some(Arc::clone(&publisher)), Some(Arc::clone(&consumers)));
+        let mut supervisors = if settings.options.single_connection {
+            vec![supervisor(some_publisher, some_consumers)]
+        } else {
+            vec![supervisor(some_publisher, None), supervisor(None, some_consumers)]
+        };
+        let mut links: Vec<Open> = Vec::new();
+        for supervisor in &mut supervisors {
+            links.push(supervisor.open().await?);
+        }
+        supervisors[0].declare(&links[0].connection).await?;
+        tokio::spawn(Arc::clone(&publisher).keep_time());
+        for (supervisor, link) in supervisors.into_iter().zip(links) {
+            tokio::spawn(supervisor.run(link));
+        }
+        let mut status = board.watch();
+        let ready = status.wait_for(|status| *status != Status::Connecting);
+        let _ = tokio::time::timeout(settings.options.connect_timeout, ready).await;
+        Ok(Self(Arc::new(Handle {
+            settings,
+            board,
+            publisher,
+            consumers,
+            closing,
+            closed: tokio::sync::Mutex::new(false),
+            runtime: tokio::runtime::Handle::current(),
+        })))
+    }
+}
+
+impl From<AmqpTransport> for Arc<dyn Transport> {
+    fn from(transport: AmqpTransport) -> Self {
+        Arc::new(transport)
+    }
+}
+
+impl fmt::Debug for AmqpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpTransport")
+            .field("status", &*self.0.board.watch().borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+async fn close(
+    publisher: Arc<Publisher>,
+    consumers: Arc<Consumers>,
+    board: Arc<Board>,
+    closing: watch::Sender<bool>,
+) {
+    consumers.close().await;
+    publisher.close(FLUSH).await;
+    board.closed(Text::from_static("it was closed"));
+    closing.send_replace(true);
+    // The supervisors hold receivers until they have said goodbye.
+    let _ = tokio::time::timeout(FLUSH, closing.closed()).await;
+}
+
+/// The last clone is gone: what was sent still goes out.
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if *self.closed.get_mut() {
+            return;
+        }
+        self.runtime.spawn(close(
+            Arc::clone(&self.publisher),
+            Arc::clone(&self.consumers),
+            Arc::clone(&self.board),
+            self.closing.clone(),
+        ));
+    }
+}
+
+#[async_trait]
+impl Transport for AmqpTransport {
+    fn send(&self, route: Route<'_>, message: Message) -> Publish {
+        self.0.publisher.send(route, message)
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {
+        let Handle { settings, publisher, consumers, .. } = &*self.0;
+        let (subscribed, established) = Subscribed::plan(settings, publisher, subscription)?;
+        // Dropping it is stopping it, also while it is waited for.
+        let consumer = Consumer::new(InboxSource::new(Arc::clone(&subscribed.inbox)));
+        consumers.add(subscribed)?;
+        established.await.unwrap_or(Err(SubscribeError::Closed))?;
+        Ok(consumer)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut all = Capabilities::default();
+        all.confirms = true;
+        all.mandatory = true;
+        all.durable = true;
+        all.expiry = true;
+        all.delays = true;
+        all.dead_letters = true;
+        all.events = true;
+        all.taps = true;
+        all.exclusive_instances = true;
+        all.max_message_bytes = self.0.settings.options.max_message_bytes;
+        all
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.0.board.watch()
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::system()
+    }
+
+    async fn close(&self) {
+        let mut closed = self.0.closed.lock().await;
+        if !*closed {
+            let Handle { publisher, consumers, board, closing, .. } = &*self.0;
+            close(Arc::clone(publisher), Arc::clone(consumers), Arc::clone(board), closing.clone())
+                .await;
+            *closed = true;
+        }
+    }
+}

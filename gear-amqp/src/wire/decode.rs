@@ -1,0 +1,223 @@
+//! AMQP properties to a message. Every property is optional: a bare body with a key is a valid
+//! cast.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gear_api::{Headers, Id, Kind, Message, Text, Timestamp, topology::header};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+use super::{Names, value};
+
+/// What a message without `gear-kind` is, from where it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Requests,
+    Replies,
+    Events,
+}
+
+/// A message as it was received at `now`, which is asked only if it matters.
+pub(crate) fn decode(
+    properties: &BasicProperties,
+    body: Vec<u8>,
+    origin: Origin,
+    names: &Names,
+    now: impl FnOnce() -> Timestamp,
+) -> Message {
+    let text =
+        |value: &Option<ShortString>| value.as_ref().map_or(Text::EMPTY, |v| text(v.as_str()));
+    let id = |value: &Option<ShortString>| value.as_ref().map(|v| Id::from(v.as_str()));
+    let reply_to = properties.reply_to().as_ref().filter(|to| !to.as_str().is_empty());
+
+    let mut headers = Headers::new();
+    let (mut kind, mut deadline, mut error) = (None, None, None);
+    let (mut attempt, mut hops) = (0, 0);
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        match name.as_str() {
+            header::KIND => kind = words(value).and_then(Kind::from_wire),
+            header::DEADLINE => deadline = number(value).map(Timestamp::from_unix_ms),
+            header::ATTEMPT => attempt = count(value),
+            header::HOPS => hops = count(value),
+            header::ERROR => error = words(value).map(Text::from),
+            // What does not fit is not read: a foreign program may send whatever it likes.
+            name => drop(headers.insert_reserved(name.into(), value::from_amqp(value))),
+        }
+    }
+    let kind = kind.unwrap_or(match origin {
+        Origin::Replies => Kind::Reply,
+        Origin::Events => Kind::Event,
+        Origin::Requests if reply_to.is_some() => Kind::Call,
+        Origin::Requests => Kind::Cast,
+    });
+    // The clocks of two hosts differ: nobody may have more time than the broker gives.
+    let expires = properties.expiration().as_ref().and_then(|ms| ms.as_str().parse().ok());
+    let expires = expires.map(|ms| now() + Duration::from_millis(ms));
+    let deadline = match (deadline, expires) {
+        (Some(deadline), Some(expires)) => Some(expires.min(deadline)),
+        (deadline, expires) => deadline.or(expires),
+    };
+    Message::builder(kind, text(properties.kind()))
+        .body(Bytes::from(body))
+        .content_type(text(properties.content_type()))
+        .id(id(properties.message_id()))
+        .correlation(id(properties.correlation_id()))
+        .reply_to(reply_to.map(|to| names.read_reply_to(to.as_str())))
+        .sender(text(properties.app_id()))
+        .sent_at(properties.timestamp().map(|s| Timestamp::from_unix_ms(s.saturating_mul(1000))))
+        .deadline(deadline)
+        .durable(*properties.delivery_mode() == Some(2))
+        .attempt(attempt)
+        .hops(hops)
+        .error(error)
+        .headers(headers)
+        .build()
+}
+
+/// Text from the wire; the most frequent ones cost nothing.
+fn text(value: &str) -> Text {
+    const JSON: &str = "application/json";
+    if value == JSON { Text::from_static(JSON) } else { Text::from(value) }
+}
+
+fn words(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+fn number(value: &AMQPValue) -> Option<u64> {
+    let number = match value::from_amqp(value) {
+        gear_api::HeaderValue::Int(number) => u64::try_from(number).ok(),
+        gear_api::HeaderValue::Time(seconds) => seconds.checked_mul(1000),
+        _ => None,
+    };
+    number.or_else(|| words(value)?.parse().ok())
+}
+
+fn count(value: &AMQPValue) -> u32 {
+    number(value).and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Expiry, NotEncodable, encode};
+    use gear_api::{HeaderValue, ReplyTo};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
+
+    fn bare(origin: Origin) -> Message {
+        decode(&BasicProperties::default(), b"x".to_vec(), origin, &Names::new(""), || NOW)
+    }
+
+    #[test]
+    fn a_bare_message_is_what_its_place_says() {
+        assert_eq!(bare(Origin::Requests).kind(), Kind::Cast);
+        assert_eq!(bare(Origin::Replies).kind(), Kind::Reply);
+        assert_eq!(bare(Origin::Events).kind(), Kind::Event);
+        let properties = BasicProperties::default().with_reply_to("amq.gen-1".into());
+        let names = Names::new("");
+        let call = decode(&properties, Vec::new(), Origin::Requests, &names, || NOW);
+        assert_eq!(call.kind(), Kind::Call);
+        assert_eq!(call.reply_to(), Some(&ReplyTo::queue("amq.gen-1")));
+    }
+
+    #[test]
+    fn a_full_message_comes_back() {
+        let names = Names::new("acme");
+        let message = Message::builder(Kind::Call, "search")
+            .body("{}")
+            .content_type("application/json")
+            .id(Id::from("m-1"))
+            .correlation(Id::from("0199d9a4-7b3c-7000-8000-000000000001"))
+            .reply_to(ReplyTo::queue("WEB.h1:reply.1"))
+            .sender("WEB.h1")
+            .sent_at(Timestamp::from_unix_ms(1_800_000_000_000))
+            .deadline(NOW + Duration::from_secs(2))
+            .durable(true)
+            .attempt(3)
+            .hops(2)
+            .error(Text::from("oops"))
+            .header("tenant", "acme")
+            .unwrap()
+            .header("n", HeaderValue::Int(7))
+            .unwrap()
+            .build();
+        let properties =
+            encode(&message, &names, Some("guest"), Expiry::AtDeadline, || NOW).unwrap();
+        assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "2000");
+        assert_eq!(properties.reply_to().as_ref().unwrap().as_str(), "acme/WEB.h1:reply.1");
+        let back = decode(&properties, b"{}".to_vec(), Origin::Requests, &names, || NOW);
+        // Headers come back in the order of their names.
+        let sorted = ["n", "tenant"];
+        assert!(back.headers().iter().map(|(name, _)| name).eq(sorted));
+        let mut same = back.to_builder();
+        *same.headers_mut() = message.headers().clone();
+        assert_eq!(same.build(), message);
+    }
+
+    #[test]
+    fn nobody_has_more_time_than_the_broker_gives() {
+        let names = Names::new("");
+        let message =
+            Message::builder(Kind::Call, "x").deadline(NOW + Duration::from_secs(5)).build();
+        let properties = encode(&message, &names, None, Expiry::AtDeadline, || NOW).unwrap();
+        // The receiver's clock is 3 s behind, or 3 s ahead.
+        let behind = Timestamp::from_unix_ms(NOW.unix_ms() - 3_000);
+        let ahead = NOW + Duration::from_secs(3);
+        let at = |now| decode(&properties, Vec::new(), Origin::Requests, &names, || now).deadline();
+        assert_eq!(at(behind), Some(behind + Duration::from_secs(5)));
+        assert_eq!(at(ahead), Some(NOW + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_is_too_late_or_too_long_is_not_written() {
+        let names = Names::new("");
+        let late = Message::builder(Kind::Cast, "x").deadline(NOW).build();
+        assert_eq!(
+            encode(&late, &names, None, Expiry::AtDeadline, || NOW).unwrap_err(),
+            NotEncodable::TooLate
+        );
+        assert!(encode(&late, &names, None, Expiry::Never, || NOW).is_ok());
+        let reply = encode(&late, &names, None, Expiry::AtDeadlineOrAtOnce, || NOW).unwrap();
+        assert_eq!(reply.expiration().as_ref().unwrap().as_str(), "0");
+        let long = Message::builder(Kind::Cast, "x".repeat(256)).build();
+        assert!(encode(&long, &names, None, Expiry::AtDeadline, || NOW).is_err());
+    }
+
+    #[test]
+    fn what_a_broker_added_is_not_sent_on() {
+        let names = Names::new("");
+        let mut builder = Message::builder(Kind::Cast, "x");
+        for name in ["x-death", "CC", "gear-dead-reason"] {
+            builder.headers_mut().insert_reserved(name.into(), "v".into()).unwrap();
+        }
+        let properties =
+            encode(&builder.build(), &names, None, Expiry::AtDeadline, || NOW).unwrap();
+        let headers = properties.headers().as_ref().unwrap().inner();
+        assert!(headers.contains_key("gear-dead-reason"));
+        assert!(!headers.contains_key("x-death") && !headers.contains_key("CC"));
+    }
+
+    #[test]
+    fn odd_values_of_our_headers_do_no_harm() {
+        let mut table = lapin::types::FieldTable::default();
+        table.insert(header::KIND.into(), AMQPValue::LongString("nonsense".into()));
+        table.insert(header::DEADLINE.into(), AMQPValue::LongString("12".into()));
+        table.insert(header::ATTEMPT.into(), AMQPValue::LongLongInt(-1));
+        table.insert(header::HOPS.into(), AMQPValue::LongLongInt(i64::MAX));
+        let properties = BasicProperties::default()
+            .with_headers(table)
+            .with_expiration("soon".into())
+            .with_timestamp(u64::MAX);
+        let message = decode(&properties, Vec::new(), Origin::Requests, &Names::new(""), || NOW);
+        assert_eq!((message.kind(), message.attempt(), message.hops()), (Kind::Cast, 0, 0));
+        assert_eq!(message.deadline(), Some(Timestamp::from_unix_ms(12)));
+    }
+}

@@ -1,0 +1,73 @@
+//! Messages as AMQP has them: properties and headers, both ways.
+
+mod decode;
+mod encode;
+mod value;
+
+use gear_api::{ReplyTo, Text};
+
+pub(crate) use decode::{Origin, decode};
+pub(crate) use encode::{Expiry, NotEncodable, encode};
+
+/// The names of one system on the broker: a prefix, or none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names {
+    /// `acme/`, or empty.
+    prefix: Text,
+}
+
+impl Names {
+    pub(crate) fn new(system: &str) -> Self {
+        Self { prefix: if system.is_empty() { Text::EMPTY } else { format!("{system}/").into() } }
+    }
+
+    /// The name on the broker. The broker's own have no prefix.
+    pub(crate) fn on_broker(&self, name: &str) -> String {
+        if name.is_empty() || self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            [&self.prefix, name].concat()
+        }
+    }
+
+    /// The name without the system's prefix, of a queue that has it.
+    pub(crate) fn own_queue(&self, name: &str) -> Text {
+        name.strip_prefix(self.prefix.as_str()).unwrap_or(name).into()
+    }
+
+    /// The queue that a request names for its reply, as the caller's own program knows it: any
+    /// program can publish to that name through the default exchange.
+    pub(crate) fn reply_to(&self, to: &ReplyTo) -> String {
+        if to.is_gear() { self.on_broker(to.as_str()) } else { to.as_str().to_owned() }
+    }
+
+    /// Where a reply goes, from the name in a request. One of another system, or of a foreign
+    /// program, is a queue like any other.
+    fn read_reply_to(&self, name: &str) -> ReplyTo {
+        match name.strip_prefix(self.prefix.as_str()) {
+            Some(own) => ReplyTo::queue(own),
+            None => ReplyTo::queue(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_finds_its_system() {
+        let (none, acme) = (Names::new(""), Names::new("acme"));
+        assert_eq!(none.on_broker("gear.cast"), "gear.cast");
+        assert_eq!(acme.on_broker("gear.cast"), "acme/gear.cast");
+        assert_eq!(acme.on_broker(""), "");
+        let own = ReplyTo::queue("WEB.h1:reply.1");
+        assert_eq!(acme.reply_to(&own), "acme/WEB.h1:reply.1");
+        assert_eq!(acme.read_reply_to("acme/WEB.h1:reply.1"), own);
+        assert!(!acme.read_reply_to("other/WEB.h1:reply.1").is_gear());
+        assert!(!none.read_reply_to("acme/WEB.h1:reply.1").is_gear());
+        let foreign = ReplyTo::queue("amq.gen-x");
+        assert_eq!(acme.reply_to(&foreign), "amq.gen-x");
+        assert_eq!(acme.read_reply_to("amq.gen-x"), foreign);
+    }
+}
