@@ -25,6 +25,10 @@ pub enum ConnectError {
     /// The part after `memory://` is not a name.
     #[error("memory:// is followed by a name of letters, digits, _ and -")]
     MemoryName,
+    /// There is no connection to RabbitMQ.
+    #[cfg(feature = "amqp")]
+    #[error(transparent)]
+    Amqp(#[from] gear_amqp::AmqpError),
 }
 
 /// Connects to the broker at `url`.
@@ -32,6 +36,7 @@ pub enum ConnectError {
 /// | URL | feature | broker |
 /// |---|---|---|
 /// | `memory://NAME` | `memory` (default) | in this process; the same NAME is the same broker |
+/// | `amqp://USER:PASSWORD@HOST:PORT/VHOST?OPTIONS`, `amqps://…` | `amqp` | RabbitMQ; the options are those of [`AmqpBuilder`](crate::amqp::AmqpBuilder) |
 ///
 /// There is no default URL: a program that meant a network and got `memory://` would be
 /// alone without knowing it.
@@ -51,14 +56,12 @@ pub enum ConnectError {
 /// # Cancel safety
 ///
 /// Dropped before it returns, nothing remains connected.
-// Async for the backends that have a network to wait for.
-#[allow(clippy::unused_async)]
 pub async fn connect(url: &str) -> Result<Arc<dyn Transport>, ConnectError> {
     let (scheme, rest) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
     match scheme {
         "memory" => memory(rest),
-        "amqp" => Err(ConnectError::NotCompiledIn { scheme: "amqp", feature: "amqp" }),
-        "amqps" => Err(ConnectError::NotCompiledIn { scheme: "amqps", feature: "amqp" }),
+        "amqp" => amqp("amqp", url).await,
+        "amqps" => amqp("amqps", url).await,
         _ if scheme.len() <= 20
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) =>
         {
@@ -80,4 +83,16 @@ fn memory(name: &str) -> Result<Arc<dyn Transport>, ConnectError> {
 #[cfg(not(feature = "memory"))]
 fn memory(_: &str) -> Result<Arc<dyn Transport>, ConnectError> {
     Err(ConnectError::NotCompiledIn { scheme: "memory", feature: "memory" })
+}
+
+#[cfg(feature = "amqp")]
+async fn amqp(_: &'static str, url: &str) -> Result<Arc<dyn Transport>, ConnectError> {
+    Ok(gear_amqp::AmqpTransport::connect(url).await?.into())
+}
+
+#[cfg(not(feature = "amqp"))]
+// The other one has a network to wait for.
+#[allow(clippy::unused_async)]
+async fn amqp(scheme: &'static str, _: &str) -> Result<Arc<dyn Transport>, ConnectError> {
+    Err(ConnectError::NotCompiledIn { scheme, feature: "amqp" })
 }

@@ -8,6 +8,7 @@
 //! | feature | brings |
 //! |---|---|
 //! | `memory` (default) | [`memory`], the broker in the process, and `memory://name` |
+//! | `amqp` | [`amqp`], RabbitMQ, and `amqp://…`, `amqps://…` |
 //!
 //! Start with [`Node`] to serve, [`Client`] to talk, [`Operation`] for what is asked,
 //! [`Address`] for whom.
@@ -40,6 +41,9 @@
 mod connect;
 
 pub use connect::{ConnectError, connect};
+/// RabbitMQ, with its options.
+#[cfg(feature = "amqp")]
+pub use gear_amqp as amqp;
 pub use gear_api::*;
 /// The broker in the process, with its faults, its record and its exact idle.
 #[cfg(feature = "memory")]

@@ -1,5 +1,6 @@
 //! CTRL: cuts files and queries into tokens, and asks REPO on behalf of WEB.
-//! Keeps nothing but its settings, so that any instance can answer any request.
+//! Keeps nothing but its settings, so that any instance can answer any request. One that is
+//! started again has the default ones until it is told; an answer says what it was made with.
 
 use std::{
     collections::HashMap,

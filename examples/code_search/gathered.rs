@@ -9,6 +9,8 @@ pub(crate) struct Gathered<Rep> {
     pub(crate) answers: Vec<(Instance, Rep)>,
     /// Who was expected and did not answer, or answered that it failed: a name, and why.
     pub(crate) missing: Vec<String>,
+    /// Those of the missing that said nothing at all.
+    pub(crate) silent: Vec<Instance>,
 }
 
 /// Asks `to`, where all of `expected` are, and waits until they have answered or the time of
@@ -29,13 +31,14 @@ where
     Json: Codec<Req> + Codec<Rep>,
     Rep: 'static,
 {
-    let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new() };
+    let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new(), silent: Vec::new() };
     let asked = client.gather(to, operation, request).expect(expected).await;
     let mut answers = match asked {
         Ok(answers) => answers,
         Err(error @ CallError::NotRouted) => {
             let missing = expected.iter().map(|instance| format!("{instance} ({error})"));
             gathered.missing.extend(missing);
+            gathered.silent.extend_from_slice(expected);
             return Ok(gathered);
         }
         Err(error) => return Err(error),
@@ -47,7 +50,8 @@ where
             Err(error) => gathered.missing.push(format!("{from} ({error})")),
         }
     }
-    let silent = answers.missing().map(|instance| format!("{instance} (no answer in time)"));
+    gathered.silent.extend(answers.missing().cloned());
+    let silent = gathered.silent.iter().map(|instance| format!("{instance} (no answer in time)"));
     gathered.missing.extend(silent);
     Ok(gathered)
 }

@@ -22,7 +22,19 @@
 //!
 //! Here all of them are in one process on `memory://`. None of them knows: a service is a
 //! module that gets a transport, its own name and the roster, and only this file connects.
+//! With RabbitMQ between them each can be a process of its own:
+//!
+//! ```text
+//! alias code_search='cargo run --release --features amqp --example code_search --'
+//! code_search --url amqp://localhost --role repo --host host1     and host2, host3, host4
+//! code_search --url amqp://localhost --role ctrl --host host1     and host2
+//! code_search --url amqp://localhost --role web
+//! ```
+//!
+//! `processes.sh` does so, kills one of them in the middle, and sees to it that no answer is
+//! wrong for it.
 
+mod asker;
 mod ctrl;
 mod gathered;
 mod input;
@@ -43,17 +55,14 @@ mod web;
 use std::{error::Error, io, process::ExitCode, time::Duration};
 
 use gear_api::Node;
+use tokio::signal;
 
 use crate::{
     options::{HELP, Options},
-    roster::Roster,
+    protocol::Report,
     screen::say,
     web::Web,
 };
-
-/// How many instances of CTRL and of REPO there are.
-const CTRLS: usize = 2;
-const REPOS: usize = 4;
 
 /// How long an instance may take to finish what it has begun.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -79,26 +88,54 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let Some(options) = Options::parse(std::env::args().skip(1))? else {
         return Ok(say(HELP.trim_end())?);
     };
-    let url = &options.url;
-    let roster = Roster::new(CTRLS, REPOS)?;
+    let Options { url, roster, .. } = &options;
 
-    // Every instance has a connection of its own, as it would in a process of its own.
+    // Every instance has a connection of its own, also where they share a process.
     let mut nodes = Vec::new();
-    for repo in roster.repos() {
+    for repo in roster.repos().iter().filter(|repo| options.runs(repo)) {
         nodes.push(repo::start(gear::connect(url).await?, repo.clone()).await?);
     }
-    for ctrl in roster.ctrls() {
+    for ctrl in roster.ctrls().iter().filter(|ctrl| options.runs(ctrl)) {
         let transport = gear::connect(url).await?;
         nodes.push(ctrl::start(transport, ctrl.clone(), roster.clone()).await?);
     }
-    let transport = gear::connect(url).await?;
-    let web = Web::start(transport, roster.web().clone(), roster.clone()).await?;
-
-    let outcome = session::run(&web, &options).await;
-    nodes.push(web.into_node());
+    let outcome = if options.runs(roster.web()) {
+        let transport = gear::connect(url).await?;
+        let web = Web::start(transport, roster.web().clone(), roster.clone()).await?;
+        let outcome = session::run(&web, &options).await;
+        nodes.push(web.into_node());
+        outcome
+    } else {
+        until_told_to_end(&nodes).await
+    };
     let ended = shut_down(nodes).await;
     outcome?;
     Ok(ended?)
+}
+
+/// Serves until Ctrl-C, or the SIGTERM of whatever looks after processes.
+async fn until_told_to_end(nodes: &[Node]) -> Result<(), Box<dyn Error>> {
+    #[cfg(unix)]
+    let mut terminated = signal::unix::signal(signal::unix::SignalKind::terminate())?;
+    #[cfg(unix)]
+    let terminated = terminated.recv();
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+
+    for node in nodes {
+        say(format!("{} has joined; Ctrl-C ends it", node.instance()))?;
+    }
+    tokio::select! {
+        interrupted = signal::ctrl_c() => interrupted?,
+        _ = terminated => {}
+    }
+    for node in nodes {
+        let messages = Report::of(node.client(), None).messages.into_iter();
+        let handled: Vec<String> =
+            messages.map(|(name, count)| format!("{count} {name}")).collect();
+        say(format!("{} has handled {}", node.instance(), handled.join(", ")))?;
+    }
+    Ok(())
 }
 
 /// Ends all nodes in order, those that ask before those that answer.

@@ -1,5 +1,8 @@
 //! What the services say to each other: the operations and the types of their messages.
 //! All that WEB, CTRL and REPO share; none of them knows how another does its work.
+//!
+//! All calls are idempotent, so that whoever got no answer may ask again. Their times are short:
+//! a request that was lost with a process or with the broker is asked again after that.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,11 +18,11 @@ pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 /// WEB to `CTRL`: tokenize this file and have it stored.
 pub(crate) const INDEX: Operation<Document, Indexed> =
-    Operation::new("index").timeout(Duration::from_secs(30)).idempotent();
+    Operation::new("index").timeout(Duration::from_secs(10)).idempotent();
 
 /// CTRL to `REPO.host`: keep this file in place of any that had its path before.
 pub(crate) const STORE: Operation<Sheet, ()> =
-    Operation::new("store").timeout(Duration::from_secs(20)).idempotent();
+    Operation::new("store").timeout(Duration::from_secs(6)).idempotent();
 
 /// WEB to `*.*`, a cast: the folder is in the index now. Nobody has to listen.
 pub(crate) const FILLED: Operation<(), ()> = Operation::new("filled");

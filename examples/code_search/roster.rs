@@ -1,5 +1,8 @@
 //! Who takes part, and which REPO a file belongs to.
 //! The one place that knows the names of hosts: main starts them, WEB and CTRL ask them.
+//!
+//! It is given, not discovered: who is not there yet, or not any more, must not change where a
+//! file belongs.
 
 use gear_api::{Instance, NameError, Service};
 
@@ -19,12 +22,12 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    /// One WEB and as many of the others as asked for, on `host1`, `host2` and so on.
-    pub(crate) fn new(ctrls: usize, repos: usize) -> Result<Self, NameError> {
-        let hosts = |service: &Service, count: usize| {
-            (1..=count).map(|n| service.at(&format!("host{n}"))).collect::<Result<Vec<_>, _>>()
+    /// One WEB, and the others on these hosts.
+    pub(crate) fn new(web: &str, ctrls: &[String], repos: &[String]) -> Result<Self, NameError> {
+        let on = |service: &Service, hosts: &[String]| {
+            hosts.iter().map(|host| service.at(host)).collect::<Result<Vec<_>, _>>()
         };
-        Ok(Self { web: WEB.at("host1")?, ctrls: hosts(&CTRL, ctrls)?, repos: hosts(&REPO, repos)? })
+        Ok(Self { web: WEB.at(web)?, ctrls: on(&CTRL, ctrls)?, repos: on(&REPO, repos)? })
     }
 
     /// The WEB.
@@ -57,6 +60,11 @@ impl Roster {
     }
 }
 
+/// `host1`, `host2` and so on.
+pub(crate) fn hosts(count: usize) -> Vec<String> {
+    (1..=count).map(|n| format!("host{n}")).collect()
+}
+
 /// The same on every machine and in every build, unlike the hashes of std: FNV-1a over both
 /// texts, spread by the finalizer of SplitMix64.
 fn weight(host: &str, path: &str) -> u64 {
@@ -73,13 +81,17 @@ fn weight(host: &str, path: &str) -> u64 {
 mod tests {
     use super::*;
 
+    fn roster(repos: usize) -> Roster {
+        Roster::new("host1", &hosts(2), &hosts(repos)).unwrap()
+    }
+
     fn paths() -> impl Iterator<Item = String> {
         (0..4000).map(|n| format!("crate-1.{}/src/file{n}.rs", n % 50))
     }
 
     #[test]
     fn shares_are_even() {
-        let roster = Roster::new(2, 4).unwrap();
+        let roster = roster(4);
         for repo in roster.repos() {
             let share = paths().filter(|path| roster.owner(path) == Some(repo)).count();
             assert!((900..1100).contains(&share), "{repo} has {share} of 4000");
@@ -88,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_new_host_takes_files_and_moves_no_others() {
-        let (four, five) = (Roster::new(2, 4).unwrap(), Roster::new(2, 5).unwrap());
+        let (four, five) = (roster(4), roster(5));
         let newcomer = five.repos().last();
         for path in paths() {
             assert!(five.owner(&path) == newcomer || five.owner(&path) == four.owner(&path));

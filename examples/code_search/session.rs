@@ -59,10 +59,19 @@ pub(crate) async fn run(web: &Web, options: &Options) -> Result<(), Box<dyn Erro
         None => Input::of_dependencies()?,
     };
     heading("Services")?;
+    let held = web.wait_for_everyone().await?;
     let everyone: Vec<&str> = web.roster().everyone().map(Instance::as_str).collect();
     say(format!("  {} have joined", everyone.join(", ")))?;
     heading("Index")?;
     say(format!("  {}", input.origin))?;
+    if held > 0 {
+        let held = counted(held, "file");
+        if options.verify {
+            let why = format!("--verify needs empty shards, and they hold {held}: start REPO anew");
+            return Err(why.into());
+        }
+        say(format!("  the shards hold {held} of an earlier WEB, which are searched too"))?;
+    }
 
     let mut watch = Stopwatch { started: Instant::now(), idle: Duration::ZERO };
     let left_out = input.skipped;
@@ -86,7 +95,13 @@ pub(crate) async fn run(web: &Web, options: &Options) -> Result<(), Box<dyn Erro
     if prompt {
         watch.idle += answer_prompt(web, options.limit).await?;
     }
-    summary(web, &filled, &watch).await
+    let total = summary(web, &filled, &watch).await?;
+    let sent =
+        ShardSize { files: filled.files.len() as u64, lines: filled.lines, tokens: filled.tokens };
+    if held == 0 && total != sent {
+        return Err(format!("the shards hold {total:?}, and sent was {sent:?}").into());
+    }
+    Ok(())
 }
 
 fn say_filled(filled: &Filled, took: Duration) -> io::Result<()> {
@@ -197,7 +212,12 @@ async fn statistics(web: &Web) -> Result<Vec<(String, Report)>, Box<dyn Error>> 
     Ok(all)
 }
 
-async fn summary(web: &Web, filled: &Filled, watch: &Stopwatch) -> Result<(), Box<dyn Error>> {
+/// Says what was done in all. Returns what the shards hold.
+async fn summary(
+    web: &Web,
+    filled: &Filled,
+    watch: &Stopwatch,
+) -> Result<ShardSize, Box<dyn Error>> {
     let reports = statistics(web).await?;
     let elapsed = watch.elapsed();
     let counts = reports.iter().flat_map(|(_, report)| &report.messages);
@@ -214,12 +234,9 @@ async fn summary(web: &Web, filled: &Filled, watch: &Stopwatch) -> Result<(), Bo
     ];
     say(table(&rows.map(|(name, value)| vec![name.to_owned(), value])))?;
     say("  Messages are the requests that reached an instance; the replies come on top.")?;
-
-    let sent =
-        ShardSize { files: filled.files.len() as u64, lines: filled.lines, tokens: filled.tokens };
-    let held = total(&reports);
-    if held != sent {
-        return Err(format!("the shards hold {held:?}, and sent was {sent:?}").into());
+    match web.asked_again() {
+        0 => {}
+        again => say(format!("  WEB had to ask again {}.", counted(again, "time")))?,
     }
-    Ok(())
+    Ok(total(&reports))
 }

@@ -1,19 +1,18 @@
 //! The services together, on a broker of their own, with time that passes by itself.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use crate::{
     ctrl,
     input::{Input, SourceFile},
     options::Options,
     protocol::Settings,
-    repo,
-    roster::Roster,
-    verify,
+    repo, verify,
     web::{Filled, Web},
 };
 use gear::memory::MemoryBroker;
 use gear_api::Node;
+use tokio::time::Instant;
 
 /// A running search over this very example.
 struct Running {
@@ -25,7 +24,7 @@ struct Running {
 
 /// Starts the roster but for the REPO on `absent`. The nodes are the REPO first, in order.
 async fn start_without(absent: &str) -> (Web, Vec<Node>) {
-    let (broker, roster) = (MemoryBroker::new(), Roster::new(2, 4).unwrap());
+    let (broker, roster) = (MemoryBroker::new(), options().roster);
     let mut nodes = Vec::new();
     for repo in roster.repos().iter().filter(|repo| repo.host() != absent) {
         nodes.push(repo::start(broker.connect().into(), repo.clone()).await.unwrap());
@@ -105,4 +104,34 @@ async fn a_ctrl_that_is_gone_is_named_and_the_other_takes_the_settings() {
     let found = web.search("Fn is too short", 5, true).await.unwrap();
     assert_eq!((found.by.as_str(), found.settings), ("CTRL.host1", settings));
     assert_eq!((found.ignored.len(), found.words.len()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ctrl_that_is_gone_is_waited_for_once_and_heard_when_it_is_back() {
+    let (broker, roster) = (MemoryBroker::new(), options().roster);
+    let start = |on: usize| {
+        let ctrl = roster.ctrls()[on].clone();
+        ctrl::start(broker.connect().into(), ctrl, roster.clone())
+    };
+    let (_one, two) = (start(0).await.unwrap(), start(1).await.unwrap());
+    let web = Web::start(broker.connect().into(), roster.web().clone(), roster.clone());
+    let web = web.await.unwrap();
+    drop(two);
+    web.configure(Settings::default()).await.unwrap();
+
+    let started = Instant::now();
+    let gathered = web.configure(Settings::default()).await.unwrap();
+    assert_eq!(gathered.missing, ["CTRL.host2 (gone)"]);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+
+    let _two = start(1).await.unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(web.configure(Settings::default()).await.unwrap().missing.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_web_says_who_has_not_joined() {
+    let (web, _nodes) = start_without("host3").await;
+    let mistake = web.wait_for_everyone().await.unwrap_err();
+    assert_eq!(mistake, "still missing: REPO.host3 (no answer in time)");
 }

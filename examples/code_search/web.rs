@@ -4,14 +4,12 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use gear_api::{
-    Address, CallError, CastError, Codec, Context, Instance, Json, Node, Operation, StartError,
-    Transport,
-};
+use gear_api::{Address, CallError, CastError, Context, Instance, Node, StartError, Transport};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    gathered::{Gathered, gather},
+    asker::{Asker, ROUNDS},
+    gathered::Gathered,
     input::SourceFile,
     protocol::{
         CONFIGURE, Document, FILLED, Found, INDEX, Indexed, MAX_BODY_BYTES, PATHS, REPORT, Report,
@@ -23,16 +21,14 @@ use crate::{
 /// So many files are on their way at a time.
 const IN_FLIGHT: usize = 64;
 
-/// So often something is asked, if asking again does no harm.
-const ATTEMPTS: u32 = 3;
-
-/// The pause before it is asked again; twice as long before the third time.
-const PAUSE: Duration = Duration::from_millis(100);
+/// So long a round of waiting takes until everybody has joined.
+const JOINING: Duration = Duration::from_secs(1);
 
 /// A running WEB.
 #[derive(Debug)]
 pub(crate) struct Web {
     node: Node,
+    asker: Asker,
     roster: Roster,
 }
 
@@ -59,7 +55,8 @@ impl Web {
             .on(REPORT, async |_: Arc<()>, cx: Context, ()| Ok(Report::of(&cx.client(), None)))
             .start()
             .await?;
-        Ok(Self { node, roster })
+        let asker = Asker::new(node.client().clone());
+        Ok(Self { node, asker, roster })
     }
 
     /// The node, to shut it down.
@@ -70,6 +67,23 @@ impl Web {
     /// Who takes part.
     pub(crate) fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// How often something had to be asked again.
+    pub(crate) fn asked_again(&self) -> u64 {
+        self.asker.again()
+    }
+
+    /// Waits until everybody has joined. Returns how many files the shards hold already.
+    ///
+    /// # Errors
+    ///
+    /// Who is missing after a while.
+    pub(crate) async fn wait_for_everyone(&self) -> Result<u64, String> {
+        let everyone: Vec<Instance> = self.roster.everyone().cloned().collect();
+        let report = REPORT.timeout(JOINING);
+        let reports = self.asker.wait_for(Address::Broadcast, report, &(), &everyone).await?;
+        Ok(reports.iter().filter_map(|(_, report)| report.shard).map(|shard| shard.files).sum())
     }
 
     /// Has the files indexed.
@@ -120,7 +134,7 @@ impl Web {
         let Some(text) = text else { return Ok(None) };
         let bytes = text.len() as u64;
         let document = Document { path: file.path.clone(), text };
-        let indexed = self.ask(CTRL, INDEX, &document).await?;
+        let indexed = self.asker.ask(CTRL, INDEX, &document).await?;
         Ok(Some((indexed, bytes)))
     }
 
@@ -131,60 +145,42 @@ impl Web {
     }
 
     /// Asks for the lines that have all words of `text`: the `best`, and with `complete` all
-    /// of them besides.
+    /// of them besides, for which it asks again if a shard is missing.
     pub(crate) async fn search(
         &self,
         text: &str,
         best: usize,
         complete: bool,
     ) -> Result<Found, CallError> {
-        self.ask(CTRL, SEARCH, &Search { text: text.to_owned(), best, complete }).await
+        let search = Search { text: text.to_owned(), best, complete };
+        let mut round = 1;
+        loop {
+            let found = self.asker.ask(CTRL, SEARCH, &search).await?;
+            if found.missing.is_empty() || !complete || round == ROUNDS {
+                return Ok(found);
+            }
+            round += 1;
+            self.asker.count_again();
+        }
     }
 
     /// Changes how every CTRL reads queries. When this returns, those that are not missing
     /// have taken it.
     pub(crate) async fn configure(&self, settings: Settings) -> Result<Gathered<()>, CallError> {
-        let ctrls = self.roster.ctrls();
-        gather(self.node.client(), CTRL.all(), CONFIGURE, &settings, ctrls).await
+        self.asker.gather(CTRL.all(), CONFIGURE, &settings, self.roster.ctrls()).await
     }
 
     /// Asks everybody, this WEB too, what they have done and hold.
     pub(crate) async fn reports(&self) -> Result<Gathered<Report>, CallError> {
         let everyone: Vec<Instance> = self.roster.everyone().cloned().collect();
-        let mut gathered =
-            gather(self.node.client(), Address::Broadcast, REPORT, &(), &everyone).await?;
+        let mut gathered = self.asker.gather(Address::Broadcast, REPORT, &(), &everyone).await?;
         gathered.answers.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(gathered)
     }
 
     /// Asks every REPO which files it has.
     pub(crate) async fn paths(&self) -> Result<Gathered<Vec<String>>, CallError> {
-        gather(self.node.client(), REPO.all(), PATHS, &(), self.roster.repos()).await
-    }
-
-    /// A call that is made again where that does no harm, a few times.
-    async fn ask<Req, Rep>(
-        &self,
-        to: impl Into<Address>,
-        operation: Operation<Req, Rep>,
-        request: &Req,
-    ) -> Result<Rep, CallError>
-    where
-        Json: Codec<Req> + Codec<Rep>,
-    {
-        let to = to.into();
-        let mut attempt = 1;
-        loop {
-            let error = match self.node.client().call(to.clone(), operation, request).await {
-                Ok(reply) => return Ok(reply),
-                Err(error) => error,
-            };
-            if attempt == ATTEMPTS || !error.retry().allows(operation) {
-                return Err(error);
-            }
-            tokio::time::sleep(PAUSE * attempt).await;
-            attempt += 1;
-        }
+        self.asker.gather(REPO.all(), PATHS, &(), self.roster.repos()).await
     }
 }
 

@@ -1,0 +1,224 @@
+//! What becomes of deliveries.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use gear_api::{Address, Publish, Route, Settlement, Subscription, Transport};
+use lapin::{options::*, types::FieldTable};
+
+use crate::{CTRL, REPO, System, Test, cast, eventually, next, nothing, ready, serve, text};
+
+async fn fill(on: &gear_amqp::AmqpTransport, service: &gear_api::Service, count: u32) -> Test {
+    let to = Address::from(service);
+    let sent: Vec<Publish> =
+        (0..count).map(|n| on.send(Route::Address(&to), cast(&n.to_string()))).collect();
+    for publish in sent {
+        publish.await?;
+    }
+    Ok(())
+}
+
+/// The messages that wait in a queue.
+async fn waiting(system: &System, queue: &str) -> Result<u32, lapin::Error> {
+    let (_connection, channel) = system.foreign().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let name = system.on_broker(queue).into();
+    Ok(channel.queue_declare(name, options, FieldTable::default()).await?.message_count())
+}
+
+/// Acks of a prefetch window, in any order, while others are out: the broker must have all of
+/// them, and none of those that were not acked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acks_are_neither_lost_nor_too_many() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 500).await;
+    // Another consumer on the other channel, and replies, whose tags are in between.
+    fill(&transport, &CTRL, 5_000).await?;
+    let mut held: Vec<(String, Settlement)> = Vec::new();
+    let mut random = 1u64;
+    for _ in 0..5_000 {
+        let (message, settlement) = next(&mut queue).await.into_parts();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        match (random >> 33) % 10 {
+            0 if held.len() < 100 => held.push((text(&message), settlement)),
+            1 if !held.is_empty() => {
+                let at = (random >> 40) as usize % held.len();
+                held.swap_remove(at).1.ack();
+                settlement.ack();
+            }
+            _ => settlement.ack(),
+        }
+    }
+    let expected: BTreeSet<String> = held.iter().map(|(text, _)| text.clone()).collect();
+    assert!(!expected.is_empty());
+    // The connection goes: what was not acked comes back, and nothing else.
+    transport.close().await;
+    drop(held);
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 500).await;
+    let mut again = BTreeSet::new();
+    for _ in 0..expected.len() {
+        let delivery = next(&mut queue).await;
+        assert!(delivery.is_redelivered());
+        again.insert(text(delivery.message()));
+        delivery.ack();
+    }
+    assert_eq!(again, expected);
+    nothing(&mut queue).await;
+    Ok(())
+}
+
+/// lapin's acks go through a task of their own when a delivery settles itself: they were lost at
+/// close.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_right_after_an_ack_loses_it_not() -> Test {
+    let system = System::new().await;
+    for round in 0..10 {
+        let transport = system.connect().await;
+        let mut queue = serve(&transport, &CTRL, 100).await;
+        fill(&transport, &CTRL, 50).await?;
+        for _ in 0..50 {
+            next(&mut queue).await.ack();
+        }
+        transport.close().await;
+        assert_eq!(waiting(&system, "CTRL").await?, 0, "round {round}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_smaller_than_the_prefetch_is_acked_all_the_same() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 3).await;
+    fill(&transport, &CTRL, 1_000).await?;
+    for _ in 0..1_000 {
+        next(&mut queue).await.ack();
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_deleted_is_declared_and_consumed_again() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut shared = serve(&transport, &CTRL, 10).await;
+    let instance = CTRL.at("host1")?;
+    let subscription = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
+    let mut own = transport.subscribe(subscription).await?;
+    let (_connection, channel) = system.foreign().await?;
+    for name in ["CTRL", "CTRL.host1"] {
+        let name = system.on_broker(name).into();
+        channel.queue_delete(name, QueueDeleteOptions::default()).await?;
+    }
+    for (to, queue) in [(Address::from(&CTRL), &mut shared), (Address::from(&instance), &mut own)] {
+        // In between nobody is there.
+        let until = std::time::Instant::now() + crate::PATIENCE;
+        while transport.send(Route::Address(&to), cast("again")).await.is_err() {
+            assert!(std::time::Instant::now() < until);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        next(queue).await.ack();
+    }
+    ready(&transport).await;
+    Ok(())
+}
+
+/// A consumer of one channel must not take another one with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_the_broker_closes_comes_back_with_all_its_consumers() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let instance = CTRL.at("host1")?;
+    let subscription = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
+    let mut own = transport.subscribe(subscription.clone()).await?;
+    // The name is in use here already.
+    assert!(transport.subscribe(subscription).await.is_err());
+    let to = Address::from(&instance);
+    transport.send(Route::Address(&to), cast("x")).await?;
+    next(&mut own).await.ack();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settling_after_a_reconnect_does_nothing() -> Test {
+    let broker = gear_test_amqp::Broker::shared().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    fill(&transport, &CTRL, 3).await?;
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        old.push(next(&mut queue).await);
+    }
+    let before = proxy.accepted();
+    proxy.drop_connections();
+    eventually("both connections are back", || proxy.accepted() >= before + 2).await;
+    ready(&transport).await;
+    // The same tags mean other deliveries now.
+    old.into_iter().for_each(gear_api::Delivery::ack);
+    for _ in 0..3 {
+        let delivery = next(&mut queue).await;
+        assert!(delivery.is_redelivered());
+        delivery.ack();
+    }
+    nothing(&mut queue).await;
+    transport.close().await;
+    assert_eq!(waiting(&system, "CTRL").await?, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_channels_on_two_connections_or_one() -> Test {
+    let broker = gear_test_amqp::Broker::shared().await;
+    for (single, connections) in [(false, 2), (true, 1)] {
+        let vhost = broker.vhost().await;
+        let proxy = broker.proxy().await;
+        let system = System::at(proxy.through(&vhost.url()));
+        let transport = system.builder().single_connection(single).connect().await?;
+        let mut queue = serve(&transport, &CTRL, 10).await;
+        let instance = CTRL.at("host1")?;
+        let own = Subscription::Instance { instance, prefetch: 10 };
+        let _own = transport.subscribe(own).await?;
+        fill(&transport, &CTRL, 10).await?;
+        for _ in 0..10 {
+            next(&mut queue).await.ack();
+        }
+        assert_eq!(proxy.connections(), connections);
+        if let Ok(channels) = broker.ctl(&["list_channels", "vhost"]).await {
+            let ours = channels.lines().filter(|line| *line == vhost.name()).count();
+            assert_eq!(ours, 3, "{channels}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_may_cap_the_prefetch() -> Test {
+    let system = System::new().await;
+    let transport = system.builder().max_prefetch(2).connect().await?;
+    let mut queue = serve(&transport, &CTRL, 100).await;
+    fill(&transport, &CTRL, 5).await?;
+    let held = [next(&mut queue).await, next(&mut queue).await];
+    nothing(&mut queue).await;
+    held.into_iter().for_each(gear_api::Delivery::ack);
+    for _ in 0..3 {
+        next(&mut queue).await.ack();
+    }
+    Ok(())
+}
+
+/// With a system's prefix the queue's name on the broker is not the key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_held_back_comes_under_the_name_of_its_queue() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &REPO, 10).await;
+    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "REPO" };
+    transport.send(route, cast("later")).await?;
+    let delivery = next(&mut queue).await;
+    assert_eq!(delivery.key().as_str(), "REPO");
+    delivery.ack();
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! Links that are cut, brokers that restart, freeze, block and come back.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use gear_api::{
+    Address, CallError, Client, Context, Fault, Node, Operation, PublishError, Route, Status,
+    Timestamp, Transport,
+};
+use gear_test_amqp::Broker;
+
+use crate::{CTRL, PATIENCE, System, Test, cast, eventually, next, ready, serve, text};
+
+const WAIT: Operation<u64, u64> = Operation::new("wait").idempotent();
+
+async fn wait(_: Arc<()>, _: Context, ms: u64) -> Result<u64, Fault> {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    Ok(ms)
+}
+
+fn in_future(ms: u64) -> Timestamp {
+    Timestamp::from(std::time::SystemTime::now()) + Duration::from_millis(ms)
+}
+
+/// Sends messages while the link is cut again and again: each is confirmed, and each arrives; those
+/// that were on their way may come twice, under the same id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_confirmed_is_lost_when_the_link_is_cut_again_and_again() -> Test {
+    const MESSAGES: usize = 2_000;
+    let broker = Broker::shared().await;
+    let proxy = Arc::new(broker.proxy().await);
+    let system = System::at(proxy.url());
+    let (sender, receiver) = (system.connect().await, system.connect().await);
+    let mut queue = serve(&receiver, &CTRL, 50).await;
+    let cutter = {
+        let proxy = Arc::clone(&proxy);
+        tokio::spawn(async move {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                proxy.drop_connections();
+            }
+        })
+    };
+    let to = Address::from(&CTRL);
+    let sending = tokio::spawn(async move {
+        for n in 0..MESSAGES {
+            let sent = sender.send(Route::Address(&to), cast(&n.to_string()));
+            tokio::time::timeout(PATIENCE, sent).await.expect("in time").expect("confirmed");
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+        sender
+    });
+    let mut seen = BTreeMap::<String, u32>::new();
+    while seen.len() < MESSAGES {
+        let delivery = next(&mut queue).await;
+        *seen.entry(text(delivery.message())).or_default() += 1;
+        delivery.ack();
+    }
+    cutter.await?;
+    sending.await?;
+    // At most the window and the prefetch, for each of the cuts.
+    let twice = seen.values().filter(|times| **times > 1).count();
+    assert!(twice <= 5 * (50 + 1), "{twice} duplicates");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_during_an_outage_waits_and_is_sent_once() -> Test {
+    let broker = Broker::shared().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    // With one connection there is one moment at which it is noticed.
+    let transport = system.builder().single_connection(true).connect().await?;
+    let mut queue = serve(&transport, &CTRL, 50).await;
+    proxy.cut();
+    let mut status = transport.status();
+    tokio::time::timeout(PATIENCE, status.wait_for(|s| *s == Status::Connecting)).await??;
+    let to = Address::from(&CTRL);
+    let patient = transport.send(Route::Address(&to), cast("patient"));
+    let late = cast("late").to_builder().deadline(in_future(300)).build();
+    let late = transport.send(Route::Address(&to), late);
+    assert!(!patient.is_handed_over());
+    let start = Instant::now();
+    let outcome = late.await;
+    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    assert!(start.elapsed() < Duration::from_millis(1300), "{:?}", start.elapsed());
+    proxy.heal();
+    tokio::time::timeout(PATIENCE, patient).await??;
+    let delivery = next(&mut queue).await;
+    assert_eq!(text(delivery.message()), "patient");
+    assert!(!delivery.is_redelivered());
+    delivery.ack();
+    crate::nothing(&mut queue).await;
+    Ok(())
+}
+
+/// With lapin's own recovery pending confirms resolve after the reconnect, 20 to 39 s later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_dead_without_a_word_is_noticed_by_its_heartbeat() -> Test {
+    let broker = Broker::shared().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(format!("{}?heartbeat=1", proxy.url()));
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 50).await;
+    proxy.freeze();
+    let to = Address::from(&CTRL);
+    let sent = transport.send(Route::Address(&to), cast("x"));
+    let mut status = transport.status();
+    let start = Instant::now();
+    tokio::time::timeout(PATIENCE, status.wait_for(|s| *s == Status::Connecting)).await??;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    proxy.drop_connections();
+    proxy.heal();
+    tokio::time::timeout(PATIENCE, sent).await??;
+    next(&mut queue).await.ack();
+    Ok(())
+}
+
+/// A node that is cut off from its cluster gives no error: only confirms stay away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_confirms_nothing_is_left_for_another() -> Test {
+    let broker = Broker::shared().await;
+    let (stuck, good) = (broker.proxy().await, broker.proxy().await);
+    let system = System::at(stuck.url());
+    // It starts at either; the one that it is at freezes its answers.
+    let transport = system
+        .builder()
+        .url(&good.url())?
+        .heartbeat(Duration::from_secs(60))
+        .confirm_timeout(Duration::from_millis(500))
+        .connect()
+        .await?;
+    let mut queue = serve(&transport, &CTRL, 50).await;
+    let to = Address::from(&CTRL);
+    transport.send(Route::Address(&to), cast("before")).await?;
+    next(&mut queue).await.ack();
+    let (from, other) = if stuck.connections() > 0 { (stuck, good) } else { (good, stuck) };
+    let before = other.accepted();
+    from.freeze_answers();
+    let sent = transport.send(Route::Address(&to), cast("after"));
+    tokio::time::timeout(PATIENCE, sent).await??;
+    assert!(other.accepted() > before, "it went to the other one");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_in_flight_end_once_when_the_broker_restarts() -> Test {
+    let broker = Broker::private().await;
+    let system = System::on(&broker);
+    let node =
+        Node::builder(system.connect().await, CTRL.at("host1")?).on(WAIT, wait).start().await?;
+    let client = Client::builder(system.connect().await, "CLI.test".parse()?).start().await?;
+    let ended = Arc::new(AtomicU32::new(0));
+    let mut calls = Vec::new();
+    for n in 0..50u64 {
+        let (client, ended) = (client.clone(), Arc::clone(&ended));
+        calls.push(tokio::spawn(async move {
+            let start = Instant::now();
+            let timeout = Duration::from_secs(20);
+            let answer = client.call(CTRL, WAIT, &(n * 20)).timeout(timeout).await;
+            ended.fetch_add(1, Ordering::Relaxed);
+            assert!(start.elapsed() < timeout + Duration::from_millis(250));
+            answer
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    broker.kill().await;
+    broker.start().await;
+    let restarted = Instant::now();
+    for call in calls {
+        match call.await? {
+            Ok(_) | Err(CallError::DeadlinePassed) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ended.load(Ordering::Relaxed), 50);
+    assert_eq!(client.call(CTRL, WAIT, &1).timeout(PATIENCE).await?, 1);
+    let _ = restarted;
+    node.shutdown(PATIENCE).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn service_is_back_within_5_s_of_the_broker() -> Test {
+    let broker = Broker::private().await;
+    let system = System::on(&broker);
+    let node =
+        Node::builder(system.connect().await, CTRL.at("host1")?).on(WAIT, wait).start().await?;
+    let client = Client::builder(system.connect().await, "CLI.test".parse()?).start().await?;
+    broker.stop().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    broker.start().await;
+    let start = Instant::now();
+    loop {
+        let answer = client.call(CTRL, WAIT, &0).timeout(Duration::from_secs(1)).await;
+        if answer.is_ok() {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{answer:?}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    broker.close_all_connections().await;
+    let again = client.call(CTRL, WAIT, &0).timeout(PATIENCE).await;
+    assert!(matches!(again, Ok(0) | Err(CallError::DeadlinePassed)), "{again:?}");
+    assert_eq!(client.call(CTRL, WAIT, &0).timeout(PATIENCE).await?, 0);
+    node.shutdown(PATIENCE).await;
+    Ok(())
+}
+
+/// On one connection acks would hang as long as the alarm lasts, and close for seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_blocks_publishers_says_so_and_consuming_goes_on() -> Test {
+    let broker = Broker::private().await;
+    let system = System::on(&broker);
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    let to = Address::from(&CTRL);
+    for n in 0..5 {
+        transport.send(Route::Address(&to), cast(&n.to_string())).await?;
+    }
+    broker.raise_alarm().await;
+    // The broker says so to those that publish.
+    let nudge = transport.send(Route::Address(&to), cast("nudge"));
+    let mut status = transport.status();
+    let blocked = status.wait_for(|status| matches!(status, Status::Blocked(_)));
+    tokio::time::timeout(PATIENCE, blocked).await??;
+    let late = cast("late").to_builder().deadline(in_future(300)).build();
+    let outcome = transport.send(Route::Address(&to), late).await;
+    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    let waits = transport.send(Route::Address(&to), cast("waits"));
+    assert!(!waits.is_handed_over());
+    // With a prefetch of 1 each needs the ack of the one before.
+    let start = Instant::now();
+    for n in 0..5 {
+        let delivery = next(&mut queue).await;
+        assert_eq!(text(delivery.message()), n.to_string());
+        delivery.ack();
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    broker.clear_alarm().await;
+    ready(&transport).await;
+    tokio::time::timeout(PATIENCE, nudge).await??;
+    tokio::time::timeout(PATIENCE, waits).await??;
+    let start = Instant::now();
+    transport.close().await;
+    assert!(start.elapsed() < Duration::from_secs(5));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_while_the_broker_is_away_takes_no_time() -> Test {
+    let broker = Broker::shared().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    proxy.freeze();
+    let waits = transport.send(Route::Address(&Address::from(&CTRL)), cast("x"));
+    let start = Instant::now();
+    transport.close().await;
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(matches!(waits.await, Err(PublishError::Unknown(_) | PublishError::Closed)));
+    assert!(queue.next().await.is_none());
+    Ok(())
+}
+
+/// After many cycles nothing has piled up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cycle_after_cycle_leaves_nothing_behind() -> Test {
+    let broker = Broker::shared().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    let transport = system.connect().await;
+    let _queue = serve(&transport, &CTRL, 1).await;
+    let cycles = if std::env::var_os("GEAR_TEST_LONG").is_some() { 1_000 } else { 20 };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let (mut before, mut threads_before) = (0, 0);
+    for cycle in 0..=cycles {
+        if cycle == 3 {
+            (before, threads_before) = (tasks(), threads());
+        }
+        let accepted = proxy.accepted();
+        proxy.drop_connections();
+        eventually("both are back", || proxy.accepted() >= accepted + 2).await;
+        ready(&transport).await;
+    }
+    eventually("connections are where they were", || proxy.connections() == 2).await;
+    eventually("tasks are where they were", || tasks() <= before + 4).await;
+    eventually("threads are where they were", || threads() <= threads_before + 2).await;
+    Ok(())
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}

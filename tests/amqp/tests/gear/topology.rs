@@ -1,0 +1,155 @@
+//! Who declares what, and what happens when it is there already, otherwise.
+
+use gear_amqp::{AmqpError, Definitions, TopologyMode};
+use gear_api::{Address, Route, SubscribeError, Subscription, Transport, topology::QueueType};
+use gear_test_amqp::Broker;
+use lapin::{options::*, types::*};
+
+use crate::{CTRL, REPO, System, Test, cast, next, serve};
+
+/// A queue CTRL with other arguments than ours.
+async fn other_queue(system: &System) -> Result<(), lapin::Error> {
+    let (_connection, channel) = system.foreign().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1_000));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(system.on_broker("CTRL").into(), options, arguments).await?;
+    Ok(())
+}
+
+fn shared() -> Subscription {
+    Subscription::Service { service: CTRL, prefetch: 10 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_with_other_arguments_is_used_as_it_is() -> Test {
+    let system = System::new().await;
+    other_queue(&system).await?;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    next(&mut queue).await.ack();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_refuses_other_arguments_in_the_brokers_words() -> Test {
+    let system = System::new().await;
+    let transport = system.builder().topology(TopologyMode::Strict).connect().await?;
+    other_queue(&system).await?;
+    let error = transport.subscribe(shared()).await.expect_err("other arguments");
+    let SubscribeError::Refused(words) = &error else { panic!("{error:?}") };
+    assert!(words.contains("inequivalent arg"), "{words}");
+    // Nothing else suffers.
+    serve(&transport, &REPO, 1).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passive_refuses_what_is_missing_and_declares_nothing() -> Test {
+    let system = System::new().await;
+    let error = system.builder().topology(TopologyMode::Passive).connect().await;
+    let error = error.expect_err("there are no exchanges");
+    assert!(
+        matches!(&error, AmqpError::Topology(words) if words.contains("no exchange")),
+        "{error}"
+    );
+    drop(system.connect().await); // now there are
+    let transport = system.builder().topology(TopologyMode::Passive).connect().await?;
+    let error = transport.subscribe(shared()).await.expect_err("there is no queue");
+    assert!(
+        matches!(&error, SubscribeError::Refused(words) if words.contains("no queue")),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// What the library prints, an operator imports; services then need no rights but their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
+    let broker = Broker::private().await;
+    broker.add_user("ctrl-user", "secret").await;
+    let system = System::on(&broker);
+    let file = Definitions::new("/", &system.name)?
+        .queue_type(QueueType::Quorum)
+        .service(&CTRL, "ctrl-user")
+        .to_string();
+    let path = std::env::temp_dir().join(format!("{}.json", system.name));
+    std::fs::write(&path, &file)?;
+    broker.ctl(&["import_definitions", &path.to_string_lossy()]).await?;
+    std::fs::remove_file(&path)?;
+    let url = format!("amqp://ctrl-user:secret@127.0.0.1:{}/%2f", broker.port());
+    let mine = System { url, name: system.name.clone() };
+    let transport = mine.builder().topology(TopologyMode::Passive).connect().await?;
+    let mut queue = transport.subscribe(shared()).await?;
+    let node = gear_api::Client::builder(transport.clone(), "CTRL.host1".parse()?).start().await?;
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    next(&mut queue).await.ack();
+    drop(node);
+    // Somebody else's queue is not its own.
+    let other = Subscription::Service { service: REPO, prefetch: 1 };
+    assert!(transport.subscribe(other).await.is_err());
+    Ok(())
+}
+
+/// An absent type would mean the virtual host's default, and no limit of returns is ours to set
+/// on RabbitMQ 3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_queues_are_of_the_type_that_was_asked_for() -> Test {
+    let system = System::new().await;
+    let transport = system.builder().queue_type(QueueType::Quorum).connect().await?;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    // A quorum queue returns more often than RabbitMQ 4 would by default.
+    for _ in 0..30 {
+        next(&mut queue).await.requeue();
+    }
+    next(&mut queue).await.ack();
+    let (_connection, channel) = system.foreign().await?;
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    let name = system.on_broker("CTRL").into();
+    let refused = channel.queue_declare(name, options, arguments).await.expect_err("another type");
+    assert!(refused.to_string().contains("x-queue-type"), "{refused}");
+    Ok(())
+}
+
+/// Bindings are additive: an older layout's would bring every message of a service to each of its
+/// instances.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pattern_bindings_of_an_older_layout_are_removed() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let instance = CTRL.at("host1")?;
+    let own = Subscription::Instance { instance, prefetch: 10 };
+    drop(transport.subscribe(own.clone()).await?);
+    let (_connection, channel) = system.foreign().await?;
+    let (queue, exchange): (ShortString, ShortString) =
+        (system.on_broker("CTRL.host1").into(), system.on_broker("gear").into());
+    for pattern in ["CTRL.*", "*.*"] {
+        channel
+            .queue_bind(
+                queue.clone(),
+                exchange.clone(),
+                pattern.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+    }
+    let joins = system.connect().await;
+    let mut queue = loop {
+        // The one before may still be leaving.
+        match joins.subscribe(own.clone()).await {
+            Ok(queue) => break queue,
+            Err(SubscribeError::NameInUse(_)) => {}
+            Err(other) => return Err(other.into()),
+        }
+    };
+    let elsewhere: Address = "CTRL.host2".parse()?;
+    let outcome = joins.send(Route::Address(&elsewhere), cast("x")).await;
+    assert_eq!(outcome, Err(gear_api::PublishError::NotRouted));
+    crate::nothing(&mut queue).await;
+    Ok(())
+}
