@@ -1,24 +1,22 @@
-//! What Node and Client promise, on gear-memory with a paused clock: every test is exact,
-//! and takes as long as its computing does.
+//! What Node and Client promise and only the broker in memory can show: exact virtual time,
+//! faults on demand, and an account of what is left. All else that they promise is in
+//! `tests/conformance/`, for every backend.
 
-mod addressing;
-mod calls;
-mod casts;
-mod events;
-mod faults;
-mod found;
-mod layers;
-mod load;
-mod nested;
-mod serving;
+mod accounts;
+mod injected;
+mod time;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use gear::{Client, Context, Fault, Node, NodeBuilder, Operation, Service, memory::MemoryBroker};
 
-pub(crate) const WEB: Service = Service::new("WEB");
 pub(crate) const CTRL: Service = Service::new("CTRL");
 pub(crate) const REPO: Service = Service::new("REPO");
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) const WHO: Operation<(), String> = Operation::new("who");
 pub(crate) const ECHO: Operation<String, String> = Operation::new("echo");
@@ -56,16 +54,15 @@ impl Log {
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().expect("no test panics in here"))
     }
-
-    pub(crate) fn sorted(&self) -> Vec<String> {
-        let mut lines = self.take();
-        lines.sort();
-        lines
-    }
 }
 
 pub(crate) async fn who(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
     Ok(cx.instance().to_string())
+}
+
+pub(crate) async fn slow_echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+    tokio::time::sleep(SECOND).await;
+    Ok(text)
 }
 
 /// Writes down who got what, under which key.

@@ -1,0 +1,102 @@
+//! What is left behind, counted to the byte: after cuts, at the watermark, when all have gone.
+
+use std::{sync::Arc, time::Duration};
+
+use gear::{
+    Address, Kind, Message, Node, Operation, Route, Subscription, Transport,
+    memory::{BrokerFault, Injection, MemoryBroker},
+};
+
+use crate::{CTRL, ECHO, SECOND, Test, WHO, broker, client, node, slow_echo, who};
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_cuts_leave_nothing_behind() -> Test {
+    let broker = MemoryBroker::new();
+    let link = broker.connect();
+    let _node = Node::builder(link.clone(), CTRL.at("host1")?).on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    client.call(CTRL, WHO, &()).await?;
+    broker.idle().await;
+    let queues = broker.queues();
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for _ in 0..1000 {
+        let call = client.call(CTRL, WHO, &()).send();
+        link.cut();
+        assert_eq!(call.await?, "CTRL.host1");
+    }
+    broker.idle().await;
+    assert_eq!(broker.queues(), queues);
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
+    assert_eq!((client.stats().open_calls, broker.stored_bytes()), (0, 0));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_is_freed_with_the_last_of_its_users() -> Test {
+    struct Flag(Arc<std::sync::atomic::AtomicBool>);
+    impl AsRef<[u8]> for Flag {
+        fn as_ref(&self) -> &[u8] {
+            b"x"
+        }
+    }
+    impl Drop for Flag {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    const RAW: Operation<bytes::Bytes, (), gear::Raw> = Operation::new("raw");
+    let freed = Arc::default();
+    let broker = broker();
+    let node = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    client.call(CTRL, WHO, &()).await?;
+    node.shutdown(Duration::from_secs(1)).await;
+    // It waits in the queue of a service that nobody serves any more.
+    let body = bytes::Bytes::from_owner(Flag(Arc::clone(&freed)));
+    client.cast(CTRL, RAW, &body).await?;
+    drop((broker, client, body));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(freed.load(std::sync::atomic::Ordering::SeqCst));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_consumes_too_cannot_starve_itself_at_the_watermark() -> Test {
+    let broker = MemoryBroker::builder().watermark(3000).build();
+    let link = broker.connect();
+    let subscription = Subscription::Service { service: CTRL, prefetch: 1000 };
+    let mut queue = link.subscribe(subscription).await?;
+    let to = Address::from(CTRL);
+    for _ in 0..100 {
+        let message = Message::builder(Kind::Cast, "x").body(vec![0; 1000]).build();
+        link.send(Route::Address(&to), message).await?;
+        queue.next().await.ok_or("ended")?.ack();
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_seed_gives_the_same_run() -> Test {
+    async fn run() -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let broker = MemoryBroker::builder().seed(42).record(10_000).build();
+        let mut nodes = Vec::new();
+        for host in ["a", "b", "c"] {
+            nodes.push(node(&broker, &CTRL, host).on(ECHO, slow_echo).on(WHO, who).start().await?);
+        }
+        let client = client(&broker).await;
+        broker.inject(Injection::new(BrokerFault::Duplicate).times(3));
+        let calls: Vec<_> =
+            (0..20).map(|n| client.call(CTRL, ECHO, &n.to_string()).send()).collect();
+        tokio::time::sleep(SECOND / 2).await;
+        broker.restart();
+        for call in calls {
+            let _ = call.await;
+        }
+        broker.idle().await;
+        Ok(broker.recorded().iter().map(ToString::to_string).collect())
+    }
+    let (first, second) = (run().await?, run().await?);
+    assert!(first.len() > 50, "{}", first.len());
+    assert_eq!(first, second);
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! What goes wrong with a message between a node and its broker, one fault at a time, as only
+//! a broker that makes them can show.
+
+use std::{sync::Arc, time::Duration};
+
+use gear::{
+    CallError, CastError, Client, Context, Fault, Node, NotSent, Operation, Pattern, Retry,
+    StartError, code,
+    memory::{BrokerFault, Injection, MemoryBroker},
+};
+use tokio::time::Instant;
+
+use crate::{
+    CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, WHO, broker, client, node, note, slow_echo, who,
+};
+
+async fn echoing(broker: &MemoryBroker) -> Result<(Node, Client), StartError> {
+    let node = node(broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+    Ok((node, client(broker).await))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_was_not_sent() -> Test {
+    let broker = broker();
+    let (_node, client) = echoing(&broker).await?;
+    broker.inject(BrokerFault::Refuse);
+    let error = client.call(CTRL, ECHO, &"x".into()).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(NotSent::Refused(_))));
+    assert_eq!(error.retry(), Retry::Safe);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nested_call_that_was_surely_not_done_may_be_tried_again() -> Test {
+    const ASK: Operation<(), String> = Operation::new("ask");
+    async fn ask(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
+        Ok(cx.client().call(REPO, ASK, &()).await?)
+    }
+    let broker = broker();
+    let _ctrl = node(&broker, &CTRL, "host1").on(ASK, ask).start().await?;
+    let _repo = node(&broker, &REPO, "host1").on(ASK, ask).start().await?;
+    broker.inject(Injection::new(BrokerFault::Refuse).on(Pattern::new("REPO")));
+    let error = client(&broker).await.call(CTRL, ASK, &()).await.unwrap_err();
+    assert_eq!((error.code(), error.retry()), (Some(code::FAILED), Retry::Safe));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_confirm_does_not_end_a_call_that_is_answered() -> Test {
+    let broker = broker();
+    let (_node, client) = echoing(&broker).await?;
+    broker.inject(BrokerFault::LoseConfirm);
+    assert_eq!(client.call(CTRL, ECHO, &"x".into()).await?, "x");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicated_request_has_one_outcome() -> Test {
+    let broker = broker();
+    let (_node, client) = echoing(&broker).await?;
+    broker.inject(BrokerFault::Duplicate);
+    assert_eq!(client.call(CTRL, ECHO, &"x".into()).await?, "x");
+    broker.idle().await;
+    assert_eq!((client.stats().late_replies, client.stats().open_calls), (1, 0));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_message_is_noticed_by_the_deadline() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    broker.inject(BrokerFault::LoseMessage);
+    let call = client.call(CTRL, WHO, &()).timeout(SECOND).await;
+    assert!(matches!(call, Err(CallError::DeadlinePassed)));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_message_arrives_late() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    broker.inject(Injection::new(BrokerFault::Delay(SECOND * 3)).on(Pattern::new("CTRL")));
+    let start = Instant::now();
+    assert_eq!(client.call(CTRL, WHO, &()).await?, "CTRL.host1");
+    assert_eq!(start.elapsed(), SECOND * 3);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_set_aside_goes_back() -> Test {
+    async fn fail(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        Err(Fault::new("broken", "it always fails"))
+    }
+    let broker = broker();
+    let node = node(&broker, &CTRL, "host1").on(ECHO, fail).start().await?;
+    let client = client(&broker).await;
+    let refuse = Injection::new(BrokerFault::Refuse).on(Pattern::new("CTRL"));
+    client.cast(CTRL, ECHO, &"x".into()).send().detach();
+    // The next message with that key is the dead letter.
+    broker.inject(refuse);
+    broker.idle().await;
+    assert_eq!(node.stats().failed, 2, "it came back once");
+    assert_eq!(broker.messages("CTRL:dead").len(), 1);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cast_that_is_refused_and_one_whose_confirm_is_lost() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").start().await?;
+    let client = client(&broker).await;
+    let text = String::from("x");
+
+    broker.inject(BrokerFault::Refuse);
+    let refused = client.cast(CTRL, NOTE, &text).await.unwrap_err();
+    assert!(matches!(refused, CastError::NotSent(NotSent::Refused(_))));
+    assert_eq!(refused.retry(), Retry::Safe);
+
+    // Of several queues the others may have it.
+    broker.inject(BrokerFault::Refuse);
+    let refused = client.cast(CTRL.all(), NOTE, &text).await.unwrap_err();
+    assert!(matches!(refused, CastError::Unknown(_)));
+    assert_eq!(refused.retry(), Retry::IfIdempotent);
+
+    broker.inject(BrokerFault::LoseConfirm);
+    let start = Instant::now();
+    let lost = client.cast(CTRL, NOTE, &text).timeout(SECOND * 3).await;
+    assert!(matches!(lost, Err(CastError::Unknown(_))));
+    assert_eq!(start.elapsed(), SECOND * 3);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_left_after_waiting_is_not_said_to_have_stayed() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let _node = node(&broker, &CTRL, "host1").state(log.clone()).on(NOTE, note).start().await?;
+    let link = broker.connect();
+    let client = Client::builder(link.clone(), "CLI.test".parse()?).start().await?;
+    link.cut_for(SECOND);
+    broker.inject(BrokerFault::LoseConfirm);
+    let cast = client.cast(CTRL, NOTE, &"x".into()).timeout(SECOND * 5).await;
+    let error = cast.unwrap_err();
+    assert!(matches!(error, CastError::Unknown(_)), "{error:?}");
+    assert_eq!(error.retry(), Retry::IfIdempotent);
+    assert_eq!(log.take().len(), 1);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_a_group_that_one_of_them_refuses_goes_on() -> Test {
+    let broker = broker();
+    let _a = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    broker.inject(BrokerFault::Refuse);
+    // Nobody has it here, which a publisher to several queues can not know.
+    let call = client(&broker).await.call(CTRL.all(), WHO, &()).timeout(SECOND).await;
+    assert!(matches!(call, Err(CallError::DeadlinePassed)), "{call:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gather_whose_confirm_is_lost_has_its_answers_at_once() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    broker.inject(BrokerFault::LoseConfirm);
+    let start = Instant::now();
+    let gather = client.gather(CTRL.all(), WHO, &()).expect([CTRL.at("host1")?]);
+    let mut answers = gather.await?;
+    assert!(answers.next().await.is_some_and(|answer| answer.result.is_ok()));
+    assert!(answers.next().await.is_none());
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    drop(answers);
+    // One that nobody ever polls leaves nothing behind either.
+    drop(client.gather(CTRL.all(), WHO, &()).into_future());
+    assert_eq!(client.stats().open_calls, 0);
+    Ok(())
+}
