@@ -1,0 +1,5 @@
+//! The model, gear-memory and a RabbitMQ that others may use too.
+
+mod questions;
+mod sequences;
+mod topics;
