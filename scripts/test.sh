@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Runs every test of the workspace, and checks that gear-api builds on its own.
+# Runs every test of the workspace, and checks that gear-api builds on its own. Gets a RabbitMQ for
+# those that need one: setup.sh says how.
 #   GEAR_TEST_LONG=1 scripts/test.sh    the long forms of the property tests
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+bash scripts/setup.sh
 cargo test --workspace --all-features --locked
 # A library of business logic may want gear-api alone, and as little of it as there is.
 cargo check --package gear-api --no-default-features --locked
