@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use gear_api::{HeaderValue, Text, Verdict, topology};
+use gear_api::{
+    HeaderValue, Text, Verdict,
+    topology::{self, QueueType},
+};
 use slotmap::SlotMap;
 use tokio::time::Instant;
 
@@ -36,6 +39,8 @@ pub(super) struct Consumer<O> {
     pub(super) unsettled: SlotMap<Tag, Entry>,
     /// No more deliveries; what is unsettled may still be settled.
     pub(super) cancelled: bool,
+    /// Out of the turns until it has room.
+    blocked: bool,
 }
 
 impl<O> Consumer<O> {
@@ -82,6 +87,7 @@ impl<O: Outlet> Model<O> {
             options,
             unsettled: SlotMap::with_key(),
             cancelled: false,
+            blocked: false,
         });
         queue.turns().join(consumer, priority);
         let mut dead = VecDeque::new();
@@ -162,7 +168,6 @@ impl<O: Outlet> Model<O> {
     ) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let queue = consumer.queue;
-        let was_full = !consumer.has_capacity();
         let mut dead = VecDeque::new();
         let mut settled = 0;
         for (tag, verdict) in verdicts {
@@ -177,10 +182,11 @@ impl<O: Outlet> Model<O> {
         }
         self.queues[queue].unsettled -= settled;
         self.activity += settled as u64;
-        if let Some(consumer) = self.consumers.get(id) {
+        if let Some(consumer) = self.consumers.get_mut(id) {
             if consumer.cancelled && consumer.unsettled.is_empty() {
                 self.consumers.remove(id);
-            } else if was_full && consumer.has_capacity() {
+            } else if consumer.blocked && consumer.has_capacity() {
+                consumer.blocked = false;
                 let priority = consumer.options.priority;
                 self.queues[queue].turns().join(id, priority);
             }
@@ -252,7 +258,7 @@ impl<O: Outlet> Model<O> {
         if why == Returned::Failed {
             entry.failures += 1;
             let limit = queue.policy.delivery_limit;
-            if queue.spec.queue_type == topology::QueueType::Quorum
+            if queue.spec.queue_type == QueueType::Quorum
                 && limit.is_some_and(|limit| entry.failures > limit)
             {
                 self.discard(id, entry, DeathReason::DeliveryLimit, now, dead);
@@ -273,13 +279,26 @@ impl<O: Outlet> Model<O> {
                 }
                 continue;
             }
-            let Some(consumer) = queue.turns().take() else {
+            let Some(consumer) = self.next_turn(id) else {
                 self.watch_head(id);
                 return;
             };
-            if let Some(entry) = queue.pop() {
+            if let Some(entry) = self.queues[id].pop() {
                 self.deliver(id, consumer, entry, now);
             }
+        }
+    }
+
+    /// Whose turn it is to get a message that is there now. Those that are full lose their turn,
+    /// and come back to the end when they have room.
+    pub(super) fn next_turn(&mut self, id: QueueId) -> Option<ConsumerId> {
+        loop {
+            let next = self.queues[id].turns().take()?;
+            let consumer = &mut self.consumers[next];
+            if consumer.has_capacity() {
+                return Some(next);
+            }
+            consumer.blocked = true;
         }
     }
 
@@ -313,7 +332,10 @@ impl<O: Outlet> Model<O> {
             queue.unsettled += 1;
             Delivered { tag: Some(tag), message, key, redelivered }
         };
-        if consumer.has_capacity() {
+        // A classic queue finds out that a consumer is full when it is its turn; if it has room again
+        // by then, it has kept its place.
+        consumer.blocked = queue.spec.queue_type == QueueType::Quorum && !consumer.has_capacity();
+        if !consumer.blocked {
             queue.turns().join(to, consumer.options.priority);
         }
         self.wakes.extend(consumer.outlet.deliver(delivered));

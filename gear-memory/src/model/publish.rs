@@ -202,7 +202,7 @@ impl<O: Outlet> Model<O> {
         // Nothing waits before it, so it need not go through the queue; and what can be
         // delivered at once does not expire, however short its time is.
         if queue.len() == 0
-            && let Some(consumer) = queue.turns().take()
+            && let Some(consumer) = self.next_turn(id)
         {
             self.deliver(id, consumer, entry, now);
             return true;

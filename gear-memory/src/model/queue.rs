@@ -138,9 +138,8 @@ impl Queue {
     }
 }
 
-/// The consumers with capacity, in the order of their turns: the highest priority
-/// first, and among equals who has waited longest. One at its prefetch limit is not
-/// in here, and rejoins at the tail.
+/// The consumers in the order of their turns: the highest priority first, and among equals who has
+/// waited longest. One whose turn came when it was full is not in here, until it has room.
 #[derive(Debug, Default)]
 pub(crate) struct Turns(VecDeque<(i32, ConsumerId)>);
 

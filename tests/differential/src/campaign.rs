@@ -122,14 +122,8 @@ impl Campaign {
         let one_by_one = async || {
             let mut compared = Compared::default();
             while let Some((name, ops)) = self.nth(next.fetch_add(1, Ordering::Relaxed)) {
-                let t = std::time::Instant::now();
                 match run(&worlds.world().await, &ops).await {
-                    Ok(more) => {
-                        compared += more;
-                        if std::env::var("TT").is_ok() {
-                            eprintln!("{name} {:?}", t.elapsed());
-                        }
-                    }
+                    Ok(more) => compared += more,
                     Err(difference) => {
                         next.store(u64::MAX / 2, Ordering::Relaxed); // the others come to an end
                         return Err((name, ops, difference));

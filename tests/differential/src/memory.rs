@@ -12,7 +12,7 @@ use gear_memory::{MemoryBroker, MemoryTransport};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    model::{Depth, Turns},
+    model::Depth,
     op::Node,
     world::{Waiting, World},
 };
@@ -120,10 +120,6 @@ impl World for Memory {
             self.broker.clear_alarm();
         }
         Ok(())
-    }
-
-    fn turns(&self) -> Turns {
-        Turns::AtOnce
     }
 
     fn mortal(&self) -> Duration {

@@ -17,16 +17,6 @@ pub type Number = u32;
 /// A message that is lost so often is set aside.
 const MAX_LOST: u32 = 20;
 
-/// When a consumer whose hands are full leaves the row of those that take turns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Turns {
-    /// When it is its turn, as in RabbitMQ: if it has room again by then, it has kept its place.
-    #[default]
-    WhenTried,
-    /// At once, to come back at the end when it has room, as in gear-memory.
-    AtOnce,
-}
-
 /// What must come of one operation, beside the new state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effect {
@@ -128,7 +118,6 @@ pub struct Model {
     names: BTreeSet<String>,
     numbers: u32,
     sent: Number,
-    turns: Turns,
     effect: Effect,
 }
 
@@ -144,12 +133,6 @@ fn service_of(node: Node) -> &'static str {
 }
 
 impl Model {
-    /// Nobody and nothing.
-    #[must_use]
-    pub fn new(turns: Turns) -> Self {
-        Self { turns, ..Self::default() }
-    }
-
     /// Does `op`, and says what must come of it; none if there is nothing to do it to.
     pub fn apply(&mut self, op: &Op) -> Option<Effect> {
         self.effect = Effect::default();
@@ -370,10 +353,7 @@ impl Model {
                 continue;
             }
             let Some(entry) = queue.waiting.pop_front() else { return };
-            consumer.blocked = self.turns == Turns::AtOnce && holds + 1 >= consumer.prefetch;
-            if !consumer.blocked {
-                queue.turns.push_back(id);
-            }
+            queue.turns.push_back(id); // even if it is full now: it may have room by then
             self.effect.delivered.push(Delivered {
                 seat: consumer.seat,
                 number: entry.number,

@@ -120,7 +120,7 @@ impl<'a> Runner<'a> {
     fn new(world: &'a dyn World, sender: Arc<dyn Transport>) -> Self {
         Self {
             world,
-            model: Model::new(world.turns()),
+            model: Model::default(),
             sender,
             members: BTreeMap::new(),
             held: BTreeMap::new(),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use gear_api::{BoxError, Transport};
 
 use crate::{
-    model::{Depth, Number, Turns},
+    model::{Depth, Number},
     op::Node,
 };
 
@@ -47,11 +47,6 @@ pub trait World: Send + Sync {
 
     /// Raises or clears an alarm that blocks publishers.
     async fn alarm(&self, on: bool) -> Result<(), BoxError>;
-
-    /// How its consumers take turns.
-    fn turns(&self) -> Turns {
-        Turns::WhenTried
-    }
 
     /// How long a mortal message lives. Three times that is awaited for it to be dead.
     fn mortal(&self) -> Duration;

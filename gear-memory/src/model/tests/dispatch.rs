@@ -61,6 +61,24 @@ fn a_full_consumer_is_skipped_and_rejoins_at_the_tail() {
     assert_eq!(c.take(), ["c1", "c2", "c3", "c4"]);
 }
 
+/// So RabbitMQ does, 3.10 to 4.3.
+#[test]
+fn only_a_classic_queue_keeps_the_place_of_one_who_has_room_by_its_turn() {
+    for (queue_type, first) in
+        [(topology::QueueType::Classic, true), (topology::QueueType::Quorum, false)]
+    {
+        let mut broker = Broker::new();
+        broker.queue(&topology::Queue { queue_type, ..queue("q") });
+        let a = broker.consume("q", 1);
+        broker.send("q", "a1");
+        let b = broker.consume("q", 2);
+        broker.settle_next(&a, Verdict::Ack);
+        broker.send("q", "2");
+        assert_eq!(a.take() == ["2"], first, "{queue_type:?}");
+        assert_eq!(b.take() == ["2"], !first, "{queue_type:?}");
+    }
+}
+
 #[test]
 fn the_highest_priority_goes_first_while_it_has_capacity() {
     let mut broker = Broker::new();

@@ -43,8 +43,10 @@ struct Member {
     prefetch: u32,
     active: bool,
     /// When its place in the turns was given to it: on joining, on a delivery, and when it
-    /// had capacity again.
+    /// had capacity again after it was blocked.
     since: u64,
+    /// It was full: in a classic queue when it was its turn, in a quorum queue at once.
+    blocked: bool,
     held: BTreeMap<u64, Delivered>,
 }
 
@@ -119,7 +121,8 @@ impl Oracle {
         let options = Consume { prefetch, ..consume(connection) };
         let mailbox = self.broker.consume_as("q", options);
         let (since, held) = (self.tick(), BTreeMap::new());
-        self.members.push(Member { mailbox, connection, prefetch, active: true, since, held });
+        let (active, blocked) = (true, false);
+        self.members.push(Member { mailbox, connection, prefetch, active, since, blocked, held });
     }
 
     fn settle(&mut self, delivery: usize, verdict: Verdict) {
@@ -132,9 +135,9 @@ impl Oracle {
         let (at, n) = held[delivery % held.len()];
         let since = self.tick();
         let member = &mut self.members[at];
-        let was_full = !member.has_capacity();
         let delivered = member.held.remove(&n).unwrap();
-        if was_full && member.has_capacity() {
+        if member.blocked && member.has_capacity() {
+            member.blocked = false;
             member.since = since;
         }
         match verdict {
@@ -166,12 +169,14 @@ impl Oracle {
             && let Some(at) = self.next_member()
         {
             let since = self.tick();
+            let is_quorum = self.kind == QueueType::Quorum;
             let member = &mut self.members[at];
             let delivered = member.mailbox.next();
             assert_eq!(text(&delivered.message), n.to_string());
             assert_eq!(delivered.redelivered, !self.delivered_before.insert(n));
             member.since = since;
             member.held.insert(n, delivered);
+            member.blocked = is_quorum && !member.has_capacity();
             let from = if self.returned.is_empty() { &mut self.ready } else { &mut self.returned };
             from.remove(0);
         }
@@ -182,10 +187,16 @@ impl Oracle {
         assert_eq!(self.broker.ready("q"), waiting);
     }
 
-    /// Whose turn it is: of those with capacity, who has waited longest.
-    fn next_member(&self) -> Option<usize> {
-        let able = self.members.iter().enumerate().filter(|(_, member)| member.has_capacity());
-        able.min_by_key(|(_, member)| member.since).map(|(at, _)| at)
+    /// Whose turn it is: who has waited longest. Those who are full are blocked when it is theirs.
+    fn next_member(&mut self) -> Option<usize> {
+        loop {
+            let row = self.members.iter_mut().enumerate().filter(|(_, m)| m.active && !m.blocked);
+            let (at, member) = row.min_by_key(|(_, member)| member.since)?;
+            if member.has_capacity() {
+                return Some(at);
+            }
+            member.blocked = true;
+        }
     }
 
     /// At the end everything is acked, and nothing was lost.
