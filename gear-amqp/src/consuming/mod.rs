@@ -8,6 +8,7 @@ mod pump;
 pub(crate) mod subscribed;
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -135,7 +136,7 @@ impl Consumers {
     }
 
     /// Keeps all subscriptions up over `connection`; ends by being dropped.
-    pub(crate) async fn serve(self: &Arc<Self>, connection: &Arc<Connection>) {
+    pub(crate) async fn serve(self: &Arc<Self>, connection: &Arc<Connection>) -> Infallible {
         let (added, mut new) = mpsc::unbounded_channel();
         let epoch = Arc::new(Epoch {
             connection: Arc::clone(connection),
@@ -339,7 +340,8 @@ impl Consumers {
         let (subscriptions, epoch) = {
             let mut state = self.state();
             state.closed = true;
-            (std::mem::take(&mut state.subscriptions), state.epoch.take())
+            // The connection still needs its channels, to be closed in order.
+            (std::mem::take(&mut state.subscriptions), state.epoch.clone())
         };
         if let Some(epoch) = epoch.filter(|epoch| epoch.connection.status().connected()) {
             self.publisher.gate.passed().await;
@@ -356,6 +358,7 @@ impl Consumers {
                     let _ = declarer.delete(&subscribed.declaration().queue.name).await;
                 }
             }
+            declarer.done().await;
         }
         for subscribed in subscriptions {
             subscribed.established(Err(SubscribeError::Closed));

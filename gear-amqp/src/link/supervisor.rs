@@ -1,6 +1,6 @@
 //! Keeps one connection up, for ever or until it is closed.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use gear_api::Text;
@@ -83,15 +83,24 @@ impl Supervisor {
             };
             let connection = Arc::clone(&link.connection);
             let broker = link.broker.clone();
-            let ended = tokio::select! {
-                biased;
-                _ = closing.wait_for(|closing| *closing) => Ended::Closed,
-                ended = self.serve(link, is_declared) => ended,
+            let ended = {
+                let mut serving = pin!(self.serve(link, is_declared));
+                let told = async { drop(closing.wait_for(|closing| *closing).await) };
+                tokio::select! {
+                    biased;
+                    () = told => {
+                        // Before its channels are dropped: lapin would close each of them, find
+                        // their connection closing, and end that without a word to the broker,
+                        // which may then not read the last acks.
+                        connection::close(&connection).await;
+                        return self.lost();
+                    }
+                    ended = &mut serving => ended,
+                }
             };
             is_declared = false;
             self.lost();
             match ended {
-                Ended::Closed => return connection::close(&connection).await,
                 Ended::Lost(why) => {
                     tracing::warn!(%broker, %why, purpose = self.purpose(), "connection lost");
                     // It may be half open: nobody waits for its goodbye.
@@ -170,7 +179,7 @@ impl Supervisor {
         };
         tokio::select! {
             ended = publishing => ended,
-            () = consuming => Ended::Closed,
+            never = consuming => match never {},
             ended = watching => ended,
         }
     }

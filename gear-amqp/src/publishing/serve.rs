@@ -22,21 +22,20 @@ use crate::{
     settings::Settings,
 };
 
-/// Why serving a connection ended.
+/// Why a connection is served no more.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// The connection is gone, or of no use.
     Lost(Text),
     /// It stays open and does not answer: another broker of the cluster may.
     Stuck,
-    /// [`Publisher::close`] was called, and everything is answered.
-    Closed,
 }
 
 enum Turn {
     Failed(lapin::Error),
     Declare(Duration),
     Overdue,
+    /// [`Publisher::close`] was called, and everything is answered.
     Closed,
 }
 
@@ -95,10 +94,11 @@ impl Publisher {
                 Ok(channel) => channel,
                 Err(error) => return Ended::Lost(error.to_string().into()),
             };
-            self.attach(channel);
+            self.attach(channel.clone());
             let ended = loop {
                 match poll_fn(|cx| self.turn(cx)).await {
-                    Turn::Closed => break Some(Ended::Closed),
+                    // The channel stays until its connection is closed.
+                    Turn::Closed => std::future::pending().await,
                     Turn::Failed(error) => {
                         let why = Text::from(RpcError::from(error.clone()).to_string());
                         self.detach(is_reproach(&error).then_some(&why));

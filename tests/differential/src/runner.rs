@@ -193,8 +193,8 @@ impl<'a> Runner<'a> {
     /// answer, and what other connections do can overtake it.
     async fn await_settlements(&mut self, op: &Op, before: &Model) -> Step {
         let is_lost = |node: Node| match op {
-            // Closing should bring settlements along, and mostly does: see the page.
-            Op::Cut(lost) | Op::Crash(lost) | Op::Leave(lost) => node == *lost,
+            // Closing brings settlements along.
+            Op::Cut(lost) | Op::Crash(lost) => node == *lost,
             Op::Restart => true,
             _ => false,
         };

@@ -74,10 +74,7 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
         .queue_type(QueueType::Quorum)
         .service(&CTRL, "ctrl-user")
         .to_string();
-    let path = std::env::temp_dir().join(format!("{}.json", system.name));
-    std::fs::write(&path, &file)?;
-    broker.ctl(&["import_definitions", &path.to_string_lossy()]).await?;
-    std::fs::remove_file(&path)?;
+    broker.api("POST", "/api/definitions", Some(&file)).await?;
     let url = format!("amqp://ctrl-user:secret@127.0.0.1:{}/%2f", broker.port());
     let mine = System { url, name: system.name.clone() };
     let transport = mine.builder().topology(TopologyMode::Passive).connect().await?;
