@@ -184,6 +184,7 @@ impl Consumers {
         let attended = Attended::new(&inbox);
         let mut pause = Pause::new();
         let since = Instant::now();
+        let mut was_here = false;
         while !inbox.is_stopping() && !self.is_closed() {
             let establishing = self.establish(&subscribed, &epoch);
             let established = tokio::select! {
@@ -193,6 +194,7 @@ impl Consumers {
             };
             match established {
                 Ok(established) => {
+                    was_here = true;
                     pause = Pause::new();
                     subscribed.listening();
                     subscribed.set_pending(None);
@@ -238,8 +240,27 @@ impl Consumers {
                 () = sleep(pause.next()) => {}
             }
         }
+        if was_here && inbox.is_stopping() {
+            self.delete_replies([&subscribed], &epoch).await;
+        }
         self.remove(&subscribed);
         drop(attended);
+    }
+
+    /// Whoever answers from now on learns at once that nobody listens.
+    async fn delete_replies<'s>(
+        &self,
+        subscriptions: impl IntoIterator<Item = &'s Arc<Subscribed>>,
+        epoch: &Epoch,
+    ) {
+        let mode = self.settings.options.topology;
+        let mut declarer = Declarer::new(&epoch.connection, &self.settings.names, mode);
+        for subscribed in subscriptions {
+            if matches!(subscribed.particular, Particular::Replies(..)) {
+                let _ = declarer.delete(&subscribed.declaration().queue.name).await;
+            }
+        }
+        declarer.done().await;
     }
 
     fn fail(&self, subscribed: &Arc<Subscribed>, error: SubscribeError) {
@@ -350,15 +371,7 @@ impl Consumers {
                     acks.flush();
                 }
             }
-            let mode = self.settings.options.topology;
-            let mut declarer = Declarer::new(&epoch.connection, &self.settings.names, mode);
-            for subscribed in &subscriptions {
-                if matches!(subscribed.particular, Particular::Replies(..)) {
-                    // Whoever answers from now on learns at once that nobody listens.
-                    let _ = declarer.delete(&subscribed.declaration().queue.name).await;
-                }
-            }
-            declarer.done().await;
+            self.delete_replies(&subscriptions, &epoch).await;
         }
         for subscribed in subscriptions {
             subscribed.established(Err(SubscribeError::Closed));

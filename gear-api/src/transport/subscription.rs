@@ -24,7 +24,8 @@ pub enum Subscription {
         prefetch: u16,
     },
     /// The answers to an instance's calls. They are not settled; they go straight to the
-    /// sink, and the consumer yields nothing.
+    /// sink, and the consumer yields nothing. Its queue goes when it is stopped or its connection
+    /// is closed: whoever answers then learns at once that nobody listens.
     Replies {
         /// Who asks. Several may ask under one name.
         instance: Instance,

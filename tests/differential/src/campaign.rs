@@ -3,6 +3,7 @@
 use std::{
     env,
     sync::atomic::{AtomicU64, Ordering},
+    thread,
     time::Instant,
 };
 
@@ -89,7 +90,7 @@ impl Campaign {
         kept.retain(|kept| kept.ops.iter().any(Op::is_serial) == (taste.restarts > 0));
         let wanted = env::var("GEAR_DIFFERENTIAL_SEQUENCES").ok().and_then(|n| n.parse().ok());
         let seeds = if env::var_os("GEAR_TEST_LONG").is_some() { long } else { short };
-        Self { kept, seeds: wanted.unwrap_or(seeds), taste, at_once: 8 }
+        Self { kept, seeds: wanted.unwrap_or(seeds), taste, at_once: 16 }
     }
 
     /// One after the other.
@@ -119,22 +120,13 @@ impl Campaign {
     /// kept sequences has it.
     pub async fn run<W: Worlds>(&self, worlds: &W) -> Result<Compared, String> {
         let next = AtomicU64::new(0);
-        let one_by_one = async || {
-            let mut compared = Compared::default();
-            while let Some((name, ops)) = self.nth(next.fetch_add(1, Ordering::Relaxed)) {
-                match run(&worlds.world().await, &ops).await {
-                    Ok(more) => compared += more,
-                    Err(difference) => {
-                        next.store(u64::MAX / 2, Ordering::Relaxed); // the others come to an end
-                        return Err((name, ops, difference));
-                    }
-                }
-            }
-            Ok(compared)
+        let results = match self.at_once {
+            1 => vec![self.one_by_one_from(&next, worlds).await],
+            _ => tokio::task::block_in_place(|| self.on_threads(&next, worlds)),
         };
         let mut total = Compared::default();
         let mut worst = None;
-        for result in all((0..self.at_once).map(|_| one_by_one()).collect()).await {
+        for result in results {
             match result {
                 Ok(compared) => total += compared,
                 Err(found) => worst = worst.or(Some(found)),
@@ -144,6 +136,42 @@ impl Campaign {
             None => Ok(total),
             Some((name, ops, difference)) => Err(explain(worlds, &name, &ops, &difference).await),
         }
+    }
+
+    /// Each thread has a runtime of its own: a sequence mostly waits, and nothing that it blocks
+    /// keeps another from going on.
+    fn on_threads<W: Worlds>(&self, next: &AtomicU64, worlds: &W) -> Vec<Result<Compared, Found>> {
+        let one_by_one = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
+            runtime.block_on(self.one_by_one_from(next, worlds))
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.at_once).map(|_| scope.spawn(one_by_one)).collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            threads.into_iter().map(join).collect()
+        })
+    }
+
+    async fn one_by_one_from<W: Worlds>(
+        &self,
+        next: &AtomicU64,
+        worlds: &W,
+    ) -> Result<Compared, Found> {
+        let mut compared = Compared::default();
+        while let Some((name, ops)) = self.nth(next.fetch_add(1, Ordering::Relaxed)) {
+            match run(&worlds.world().await, &ops).await {
+                Ok(more) => compared += more,
+                Err(difference) => {
+                    next.store(u64::MAX / 2, Ordering::Relaxed); // the others come to an end
+                    return Err((name, ops, difference));
+                }
+            }
+        }
+        Ok(compared)
     }
 
     fn nth(&self, nth: u64) -> Option<(String, Vec<Op>)> {
@@ -159,27 +187,8 @@ impl Campaign {
     }
 }
 
-/// Polls all of them on this task.
-async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
-    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|cx| {
-        for (future, output) in futures.iter_mut().zip(&mut outputs) {
-            if output.is_none()
-                && let std::task::Poll::Ready(ready) = future.as_mut().poll(cx)
-            {
-                *output = Some(ready);
-            }
-        }
-        if outputs.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
-}
+/// The name of a sequence, what it does, and what is wrong.
+type Found = (String, Vec<Op>, Difference);
 
 async fn explain<W: Worlds>(worlds: &W, name: &str, ops: &[Op], first: &Difference) -> String {
     eprintln!("{name}: {first}\n\n{}\nto be shrunk …", kept::write(name, ops));

@@ -138,8 +138,6 @@ impl Model {
         self.effect = Effect::default();
         let done = match op {
             Op::Join { seat, prefetch, pattern } => self.join(*seat, *prefetch, pattern),
-            // Whether its queue goes then, or with the connection, is left open.
-            Op::Stop(seat) if seat.role == Role::Replies => None,
             Op::Stop(seat) => self.stop(*seat),
             Op::Leave(node) => self.leave(node),
             Op::Crash(node) => self.is_known(node).then(|| {
@@ -239,18 +237,18 @@ impl Model {
                 queue.turns.retain(|other| other != id);
             }
             if !seat.role.is_settled() {
-                self.queues.remove(&join.queue); // it goes with its last consumer
+                self.queues.remove(&join.queue); // it goes with its only consumer
             }
         }
         Some(())
     }
 
     fn leave(&mut self, node: Node) -> Option<()> {
+        let was_up = self.is_up(node);
         self.is_known(node).then(|| self.lose(&[node]))?;
         let (_, joined) = self.nodes.remove(node)?;
-        for join in joined.iter().filter(|(seat, _)| seat.role == Role::Replies) {
-            self.queues.remove(&join.1.queue); // at once, or when it expires: that is left open,
-            self.replies.remove(node); //          and so nobody answers any more
+        for (_, join) in joined.iter().filter(|(seat, _)| was_up && seat.role == Role::Replies) {
+            self.queues.remove(&join.queue); // else when it expires
         }
         Some(())
     }
