@@ -1,4 +1,5 @@
-//! The broker as its users see it, over `dyn Transport`, in virtual time (but for `stress`):
+//! The broker as its users see it, over `dyn Transport`, beyond what every backend is asked by
+//! `gear-conformance`: its faults, its record, its idle, its exact times. In virtual time (but for `stress`):
 //! nothing sleeps for real, and a test that waits for something that never comes fails after
 //! an hour that takes no time.
 

@@ -9,30 +9,6 @@ async fn reply(on: &dyn Transport, to: &ReplyTo, body: &str) -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_goes_straight_to_the_sink() {
-    let broker = MemoryBroker::new();
-    let (web, ctrl) = (connect(&broker), connect(&broker));
-    let (mut consumer, sink) = ask_as(&*web, "WEB.h1").await;
-    reply(&*ctrl, &sink.at(), "1").await.unwrap();
-    reply(&*ctrl, &sink.at(), "2").await.unwrap();
-    assert_eq!(sink.bodies(), ["1", "2"], "before anybody looks at the consumer");
-    assert!(consumer.try_next().is_none(), "which yields nothing");
-    assert_eq!(broker.stored_bytes(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn every_start_under_one_name_has_a_reply_queue_of_its_own() {
-    let broker = MemoryBroker::new();
-    let web = connect(&broker);
-    let (_one, first) = ask_as(&*web, "WEB.h1").await;
-    let (_two, second) = ask_as(&*web, "WEB.h1").await;
-    assert_ne!(first.at(), second.at());
-    assert!(first.at().is_gear());
-    reply(&*web, &first.at(), "m").await.unwrap();
-    assert_eq!((first.bodies().len(), second.bodies().len()), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_reply_to_who_has_stopped_listening_is_not_routed() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);
@@ -65,15 +41,6 @@ async fn a_reply_queue_that_nobody_comes_back_to_goes_after_ten_minutes() {
     soon(broker.idle()).await;
     reply(&*ctrl, &sink.at(), "late").await.unwrap();
     assert_eq!(sink.bodies(), ["late"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_reply_for_a_service_goes_to_its_shared_queue() {
-    let broker = MemoryBroker::new();
-    let web = connect(&broker);
-    let mut ctrl = serve(&*web, 1).await;
-    reply(&*web, &ReplyTo::service(&CTRL), "m").await.unwrap();
-    assert_eq!(take_ready(&mut ctrl), ["m"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,33 +89,6 @@ async fn no_reply_reaches_an_instance_a_dead_letter_queue_or_a_group_through_the
         .collect();
     let own = sink.at().to_string();
     assert_eq!(reached, ["CTRL", &own, &own]);
-}
-
-/// Sends whatever it gets on to CTRL.
-struct Forwarder(Arc<dyn Transport>);
-
-impl ReplySink for Forwarder {
-    fn listening(&self, _: ReplyTo) {}
-
-    fn deliver(&self, reply: Message) {
-        self.0.send(Route::Address(&address("CTRL")), reply).detach();
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_sink_may_send() {
-    let broker = MemoryBroker::builder().seed(1).build();
-    let web = connect(&broker);
-    let mut ctrl = serve(&*web, 1).await;
-    let subscription = Subscription::Replies {
-        instance: "WEB.h1".parse().unwrap(),
-        sink: Arc::new(Forwarder(connect(&broker))),
-    };
-    let _replies = web.subscribe(subscription).await.unwrap();
-    let queues = broker.queues();
-    let own = queues.iter().find(|queue| queue.name.contains(":reply.")).unwrap();
-    reply(&*web, &ReplyTo::queue(own.name.clone()), "m").await.unwrap();
-    assert_eq!(take_ready(&mut ctrl), ["m"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,32 +61,6 @@ async fn a_name_that_somebody_took_during_a_cut_ends_the_consumer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_consumer_holds_no_more_than_its_prefetch() {
-    let broker = MemoryBroker::new();
-    let web = connect(&broker);
-    let mut ctrl = serve(&*web, 2).await;
-    send_all(&*web, "CTRL", &["1", "2", "3"]).await;
-    let held = [next(&mut ctrl).await, next(&mut ctrl).await];
-    assert!(ctrl.try_next().is_none());
-    assert_eq!(ready(&broker, "CTRL"), ["3"]);
-    let [one, _two] = held;
-    one.ack();
-    assert_eq!(label(&next(&mut ctrl).await), "3");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_prefetch_of_0_counts_as_1() {
-    let broker = MemoryBroker::new();
-    let web = connect(&broker);
-    let mut ctrl = serve(&*web, 0).await;
-    send_all(&*web, "CTRL", &["1", "2"]).await;
-    let one = next(&mut ctrl).await;
-    assert!(ctrl.try_next().is_none());
-    one.ack();
-    assert_eq!(take(&mut ctrl, 1).await, ["2"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_stopped_consumer_gives_back_in_order_what_nobody_took() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);

@@ -99,7 +99,9 @@ async fn a_topic_exchange_of_rabbitmq_routes_what_a_pattern_selects() -> Test {
         let mut random = Random::new(round);
         let patterns = drawn(&mut random, PATTERNS);
         let keys = drawn(&mut random, KEYS);
-        let routed = route(&channel, &patterns, &keys).await?;
+        // Names of its own: what the round before has used goes when RabbitMQ has the time.
+        let exchange = format!("topics {round}");
+        let routed = route(&channel, &exchange, &patterns, &keys).await?;
         for (p, pattern) in patterns.iter().enumerate() {
             for (k, key) in keys.iter().enumerate() {
                 let count = routed.iter().filter(|pair| **pair == (p, k)).count();
@@ -117,12 +119,13 @@ async fn a_topic_exchange_of_rabbitmq_routes_what_a_pattern_selects() -> Test {
 /// Which pattern's queue gets which key's message, by their numbers.
 async fn route(
     channel: &Channel,
+    exchange: &str,
     patterns: &[String],
     keys: &[String],
 ) -> Test<Vec<(usize, usize)>> {
     let auto_delete = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
     let declare = channel.exchange_declare(
-        "topics".into(),
+        exchange.into(),
         ExchangeKind::Topic,
         auto_delete,
         Default::default(),
@@ -131,12 +134,12 @@ async fn route(
     for (n, pattern) in patterns.iter().enumerate() {
         let auto_delete =
             QueueDeclareOptions { auto_delete: true, exclusive: true, ..Default::default() };
-        let queue = format!("pattern {n}");
+        let queue = format!("{exchange} {n}");
         channel.queue_declare(queue.as_str().into(), auto_delete, Default::default()).await?;
         let options = QueueBindOptions::default();
         let bind = channel.queue_bind(
             queue.into(),
-            "topics".into(),
+            exchange.into(),
             pattern.as_str().into(),
             options,
             Default::default(),
@@ -147,7 +150,7 @@ async fn route(
     for (n, key) in keys.iter().enumerate() {
         let (options, body) = (BasicPublishOptions::default(), n.to_string());
         let publish = channel.basic_publish(
-            "topics".into(),
+            exchange.into(),
             key.as_str().into(),
             options,
             body.as_bytes(),
@@ -160,7 +163,7 @@ async fn route(
     }
     let mut routed = Vec::new();
     for n in 0..patterns.len() {
-        let queue = format!("pattern {n}");
+        let queue = format!("{exchange} {n}");
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let declared = channel.queue_declare(queue.as_str().into(), passive, Default::default());
         let count = declared.await?.message_count();
