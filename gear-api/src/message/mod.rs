@@ -55,8 +55,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A message: a body and its properties. Immutable; a clone is two reference counts
-/// and copies no body.
+/// A message: a body and its properties. Immutable; a clone is one reference count and copies
+/// no body.
 ///
 /// Services rarely meet it: they send and receive typed values. Backends, layers and
 /// taps do.
@@ -70,12 +70,16 @@ impl fmt::Display for Kind {
 /// assert_eq!((again.attempt(), again.body()), (2, message.body()));
 /// ```
 #[derive(Clone, PartialEq)]
-pub struct Message {
+pub struct Message(Arc<Content>);
+
+/// All that a message is, behind one reference count: brokers and buffers move it often.
+#[derive(Clone, PartialEq)]
+struct Content {
+    head: Head,
     body: Bytes,
-    head: Arc<Head>,
 }
 
-/// The properties, behind one reference count.
+/// The properties.
 #[derive(Clone, PartialEq)]
 pub(crate) struct Head {
     pub(crate) kind: Kind,
@@ -117,116 +121,116 @@ impl Head {
 
     /// The message in one step: a builder would move all of this at every setter.
     pub(crate) fn message(self, body: Bytes) -> Message {
-        Message { body, head: Arc::new(self) }
+        Message(Arc::new(Content { head: self, body }))
     }
 }
 
 impl Message {
     /// Starts a message of `kind` that asks for, or answers, `operation`.
     pub fn builder(kind: Kind, operation: impl Into<Text>) -> MessageBuilder {
-        MessageBuilder { body: Bytes::new(), head: Head::new(kind, operation.into()) }
+        MessageBuilder(Content { head: Head::new(kind, operation.into()), body: Bytes::new() })
     }
 
     /// A builder that starts from this message.
     pub fn to_builder(&self) -> MessageBuilder {
-        MessageBuilder { body: self.body.clone(), head: Head::clone(&self.head) }
+        MessageBuilder(Content::clone(&self.0))
     }
 
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.head.kind
+        self.0.head.kind
     }
 
     /// The body.
     #[must_use]
     pub fn body(&self) -> &Bytes {
-        &self.body
+        &self.0.body
     }
 
     /// What is asked or answered; empty in a bare message of a foreign program.
     #[must_use]
     pub fn operation(&self) -> &Text {
-        &self.head.operation
+        &self.0.head.operation
     }
 
     /// The MIME type of the body; empty if not said.
     #[must_use]
     pub fn content_type(&self) -> &Text {
-        &self.head.content_type
+        &self.0.head.content_type
     }
 
     /// The message's id, the same in every retry.
     #[must_use]
     pub fn id(&self) -> Option<&Id> {
-        self.head.id.as_ref()
+        self.0.head.id.as_ref()
     }
 
     /// The id of the call that it starts or answers.
     #[must_use]
     pub fn correlation(&self) -> Option<&Id> {
-        self.head.correlation.as_ref()
+        self.0.head.correlation.as_ref()
     }
 
     /// Where the answer goes; none if no answer is wanted.
     #[must_use]
     pub fn reply_to(&self) -> Option<&ReplyTo> {
-        self.head.reply_to.as_ref()
+        self.0.head.reply_to.as_ref()
     }
 
     /// Who says to have sent it, e.g. `WEB.host1`; empty if not said. Not verified.
     #[must_use]
     pub fn sender(&self) -> &Text {
-        &self.head.sender
+        &self.0.head.sender
     }
 
     /// When it is of no more use to anybody.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.head.deadline
+        self.0.head.deadline
     }
 
     /// When it was sent, by the sender's clock.
     #[must_use]
     pub fn sent_at(&self) -> Option<Timestamp> {
-        self.head.sent_at
+        self.0.head.sent_at
     }
 
     /// Whether it survives a restart of the broker.
     #[must_use]
     pub fn is_durable(&self) -> bool {
-        self.head.durable
+        self.0.head.durable
     }
 
     /// How often it was tried before.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.head.attempt
+        self.0.head.attempt
     }
 
     /// How many services have handed it on.
     #[must_use]
     pub fn hops(&self) -> u32 {
-        self.head.hops
+        self.0.head.hops
     }
 
     /// In a reply: the code of the failure that it reports. `gear-error` on the wire.
     #[must_use]
     pub fn error(&self) -> Option<&Text> {
-        self.head.error.as_ref()
+        self.0.head.error.as_ref()
     }
 
     /// The user's headers, and in a received message those of the broker.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        &self.head.headers
+        &self.0.head.headers
     }
 }
 
 /// The body is not shown: it may hold anything, secrets too.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = &*self.head;
+        let head = &self.0.head;
         let mut out = f.debug_struct("Message");
         out.field("kind", &head.kind).field("operation", &head.operation);
         if let Some(id) = &head.id {
@@ -244,23 +248,20 @@ impl fmt::Debug for Message {
         if let Some(error) = &head.error {
             out.field("error", error);
         }
-        out.field("body_bytes", &self.body.len()).finish_non_exhaustive()
+        out.field("body_bytes", &self.0.body.len()).finish_non_exhaustive()
     }
 }
 
 /// Makes a [`Message`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct MessageBuilder {
-    body: Bytes,
-    head: Head,
-}
+pub struct MessageBuilder(Content);
 
 macro_rules! setters {
     ($($(#[$doc:meta])* $name:ident: $type:ty = |$value:ident| $make:expr;)*) => {$(
         $(#[$doc])*
         pub fn $name(mut self, $value: $type) -> Self {
-            self.head.$name = $make;
+            self.0.head.$name = $make;
             self
         }
     )*};
@@ -300,7 +301,7 @@ impl MessageBuilder {
 
     /// Sets [`Message::body`].
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
+        self.0.body = body.into();
         self
     }
 
@@ -314,19 +315,19 @@ impl MessageBuilder {
         name: impl Into<Text>,
         value: impl Into<HeaderValue>,
     ) -> Result<Self, HeaderError> {
-        self.head.headers.insert(name, value)?;
+        self.0.head.headers.insert(name, value)?;
         Ok(self)
     }
 
     /// The headers as they are now.
     pub fn headers_mut(&mut self) -> &mut Headers {
-        &mut self.head.headers
+        &mut self.0.head.headers
     }
 
     /// The message.
     #[must_use]
     pub fn build(self) -> Message {
-        self.head.message(self.body)
+        Message(Arc::new(self.0))
     }
 }
 
