@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Address, Codec, HeaderValue, Headers, Id, Kind, Message, Operation, Publish, ReplyTo, Route,
-    Service, Text, clock::after, message::Head,
+    Service, Text, Timestamp, clock::after, message::Head,
 };
 
 /// A request that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
@@ -36,6 +36,8 @@ pub(super) struct Request {
     id: Id,
     operation: &'static str,
     started: Instant,
+    /// The same by the clock of messages.
+    sent_at: Timestamp,
     pub(super) deadline: Instant,
     /// What is wrong with it is told when it is sent.
     body: Result<Bytes, NotSent>,
@@ -52,13 +54,15 @@ impl Request {
     ) -> Self {
         let core = client.core();
         let started = Instant::now();
+        let sent_at = core.clock.timestamp(started);
         let timeout = operation.default_timeout().unwrap_or(core.settings.call_timeout);
         Self {
             client: client.clone(),
             to,
-            id: core.next_id(core.clock.timestamp(started)),
+            id: core.next_id(sent_at),
             operation: operation.name(),
             started,
+            sent_at,
             deadline: client.bound(after(started, timeout)),
             body: encode::<Req, C>(core, request),
             headers: None,
@@ -83,9 +87,8 @@ impl Request {
 
     fn head(&mut self, content_type: Text) -> Head {
         let core = self.client.core();
-        let now = core.clock.timestamp(self.started);
         let operation = Text::from_static(self.operation);
-        let mut head = core.head(Kind::Call, operation, now, self.client.parent_message());
+        let mut head = core.head(Kind::Call, operation, self.sent_at, self.client.parent_message());
         head.id = Some(self.id.clone());
         head.correlation = Some(self.id.clone());
         head.content_type = content_type;

@@ -2,7 +2,8 @@
 //! task for all deadlines of a client.
 
 use std::{
-    collections::BTreeSet,
+    cmp::Reverse,
+    collections::BinaryHeap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -35,7 +36,9 @@ pub(crate) struct Pending {
 struct State {
     /// By the serial number of the call's id.
     calls: HashMap<u64, Call>,
-    deadlines: BTreeSet<(Instant, u64)>,
+    /// The earliest first; also those of calls that were answered, until they are many. Calls
+    /// mostly come in the order of their deadlines, and then adding one is adding it at the end.
+    deadlines: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Until when the task sleeps. It need not be told of later deadlines, so that calls
     /// one after another do not wake it for each.
     sleeps_until: Option<Instant>,
@@ -46,9 +49,12 @@ struct State {
 
 struct Call {
     id: Id,
-    deadline: Instant,
     waiter: Waiter,
 }
+
+/// So many deadlines of calls that were answered are always kept: looking for them at every
+/// call would take longer than the call.
+const ANSWERED: usize = 64;
 
 impl Pending {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -69,8 +75,8 @@ impl Pending {
         let reply_to = state.reply_to.clone().ok_or(CallError::Closed)?;
         // Ids that a client makes are UUIDs, and so have one.
         let serial = id.serial().unwrap_or_default();
-        state.calls.insert(serial, Call { id: id.clone(), deadline, waiter });
-        state.deadlines.insert((deadline, serial));
+        state.calls.insert(serial, Call { id: id.clone(), waiter });
+        state.add_deadline(deadline, serial);
         if state.sleeps_until.is_none_or(|until| deadline < until) {
             state.sleeps_until = Some(deadline);
             drop(state);
@@ -118,16 +124,13 @@ impl Pending {
         let now = Instant::now();
         let mut due = Vec::new();
         let mut state = self.lock();
-        while let Some((deadline, _)) = state.deadlines.first()
-            && *deadline <= now
+        while let Some(&Reverse((deadline, serial))) = state.deadlines.peek()
+            && deadline <= now
         {
-            if let Some((_, serial)) = state.deadlines.pop_first()
-                && let Some(call) = state.calls.remove(&serial)
-            {
-                due.push(call.waiter);
-            }
+            state.deadlines.pop();
+            due.extend(state.calls.remove(&serial).map(|call| call.waiter));
         }
-        state.sleeps_until = state.deadlines.first().map(|(deadline, _)| *deadline);
+        state.sleeps_until = state.deadlines.peek().map(|Reverse((deadline, _))| *deadline);
         let next = state.sleeps_until;
         drop(state);
         for waiter in due {
@@ -159,9 +162,16 @@ impl State {
     }
 
     fn remove(&mut self, id: &Id) -> Option<Waiter> {
-        let (serial, deadline) = (id.serial()?, self.find(id)?.deadline);
-        self.deadlines.remove(&(deadline, serial));
-        self.calls.remove(&serial).map(|call| call.waiter)
+        self.find(id)?;
+        self.calls.remove(&id.serial()?).map(|call| call.waiter)
+    }
+
+    fn add_deadline(&mut self, deadline: Instant, serial: u64) {
+        let Self { calls, deadlines, .. } = self;
+        if deadlines.len() > 2 * calls.len() + ANSWERED {
+            deadlines.retain(|Reverse((_, serial))| calls.contains_key(serial));
+        }
+        deadlines.push(Reverse((deadline, serial)));
     }
 }
 
@@ -198,5 +208,46 @@ impl ReplySink for Pending {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::{Timestamp, message::IdSource};
+
+    /// A call that ends `seconds` from now.
+    fn add(pending: &Pending, id: &Id, seconds: u64) -> oneshot::Receiver<Answer> {
+        let (waiter, receiver) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        pending.insert(id, deadline, Waiter::One(waiter)).unwrap();
+        receiver
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_of_answered_calls_do_not_pile_up_and_the_others_are_kept() {
+        let pending = Pending::default();
+        pending.listening(ReplyTo::instance(&"CLI.here".parse().unwrap(), "1"));
+        let (ids, now) = (IdSource::new(7), Timestamp::from_unix_ms(0));
+        let mut late = add(&pending, &ids.next(now), 20);
+        let mut early = add(&pending, &ids.next(now), 10);
+        for seconds in 0..1000 {
+            let id = ids.next(now);
+            drop(add(&pending, &id, 30 + seconds));
+            pending.remove(&id);
+        }
+        assert_eq!(pending.len(), 2);
+        assert!(pending.lock().deadlines.len() <= ANSWERED + 6);
+
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(pending.expire().is_some());
+        assert!(matches!(early.try_recv(), Ok(Err(CallError::DeadlinePassed))));
+        assert!(late.try_recv().is_err());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        pending.expire();
+        assert!(matches!(late.try_recv(), Ok(Err(CallError::DeadlinePassed))));
+        assert_eq!(pending.len(), 0);
     }
 }

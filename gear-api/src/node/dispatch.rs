@@ -1,7 +1,6 @@
 //! From the consumers of a node to its handlers.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::HashMap;
 use tokio::{sync::watch, time::Instant};
 
 use super::{Context, handler::Handler, job::Job, tasks::Tasks};

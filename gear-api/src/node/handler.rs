@@ -2,15 +2,17 @@
 //! around it where there are some, and without any cost of them where there are none.
 
 use std::{
+    any::Any,
     fmt,
     future::{Future, poll_fn},
     panic::{self, AssertUnwindSafe},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context as TaskContext, Poll},
 };
 
 use bytes::Bytes;
+use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument;
@@ -105,7 +107,7 @@ where
                 job.begin();
                 let cx = job.context().clone();
                 let handling = run(state, function, decode, encode, cx, job.wants_answer());
-                let result = catch_panic(handling).await;
+                let result = CatchPanic { handling }.await;
                 if let Some(rest) = job.finish(result) {
                     rest.await;
                 }
@@ -140,22 +142,32 @@ where
     if wants_answer { encode(&answer).map(Some) } else { Ok(None) }
 }
 
-/// A panic of the handler becomes a fault like any other. What the handler left behind is
-/// its own: as with a thread that panics, its locks are poisoned.
-async fn catch_panic<T>(handling: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    let mut handling = pin!(handling);
-    poll_fn(|cx| {
-        panic::catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(cx))).unwrap_or_else(
-            |payload| {
-                let text = payload.downcast_ref::<&str>().copied();
-                let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-                let because = text.unwrap_or("a panic without a text").to_owned();
-                let fault = Fault::new(code::PANICKED, "the handler panicked").because(because);
-                Poll::Ready(Err(fault))
-            },
-        )
-    })
-    .await
+pin_project! {
+    /// A panic of the handler becomes a fault like any other. What the handler left behind is
+    /// its own: as with a thread that panics, its locks are poisoned.
+    ///
+    /// An async function would hold the handler's future twice, and so double every task.
+    struct CatchPanic<F> {
+        #[pin]
+        handling: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, Fault>>> Future for CatchPanic<F> {
+    type Output = Result<T, Fault>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let handling = self.project().handling;
+        panic::catch_unwind(AssertUnwindSafe(|| handling.poll(cx)))
+            .unwrap_or_else(|payload| Poll::Ready(Err(fault_of_panic(payload.as_ref()))))
+    }
+}
+
+fn fault_of_panic(payload: &(dyn Any + Send)) -> Fault {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let because = text.unwrap_or("a panic without a text").to_owned();
+    Fault::new(code::PANICKED, "the handler panicked").because(because)
 }
 
 impl Default for Reply {
@@ -241,7 +253,7 @@ where
             async move {
                 job.begin();
                 let handling = async { answer.await.map(Some).map_err(Fault::from_box) };
-                let result = catch_panic(handling).await;
+                let result = CatchPanic { handling }.await;
                 if let Some(rest) = job.finish(result) {
                     rest.await;
                 }
