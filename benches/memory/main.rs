@@ -3,7 +3,7 @@
 //! `cargo bench --bench memory` prints the ratios that `BENCHMARKS.md` explains. Contestants
 //! take turns, so that a machine that gets slower gets slower for all; each figure is the
 //! median of five rounds. `cargo bench --bench memory -- NAME` runs only what has NAME in
-//! its title.
+//! its title, and with a second name only those contestants whose names have that.
 
 mod calls;
 mod fanout;
@@ -39,10 +39,13 @@ type Contestant<'a> = (&'a str, &'a dyn Fn() -> f64);
 
 /// Lets all take turns, and prints each one's median and its ratio to the first.
 fn compare(title: &str, contestants: &[Contestant<'_>]) {
-    let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    if only.is_some_and(|only| !title.contains(&only)) {
+    let mut wanted = std::env::args().skip(1).filter(|arg| !arg.starts_with('-'));
+    if wanted.next().is_some_and(|wanted| !title.contains(&wanted)) {
         return;
     }
+    let wanted = wanted.next().unwrap_or_default();
+    let contestants: Vec<_> =
+        contestants.iter().filter(|(name, _)| name.contains(&wanted)).collect();
     let mut rates = vec![Vec::new(); contestants.len()];
     for _ in 0..ROUNDS {
         for ((_, round), rates) in contestants.iter().zip(&mut rates) {
