@@ -90,7 +90,7 @@ impl Campaign {
         kept.retain(|kept| kept.ops.iter().any(Op::is_serial) == (taste.restarts > 0));
         let wanted = env::var("GEAR_DIFFERENTIAL_SEQUENCES").ok().and_then(|n| n.parse().ok());
         let seeds = if env::var_os("GEAR_TEST_LONG").is_some() { long } else { short };
-        Self { kept, seeds: wanted.unwrap_or(seeds), taste, at_once: 16 }
+        Self { kept, seeds: wanted.unwrap_or(seeds), taste, at_once: 24 }
     }
 
     /// One after the other.

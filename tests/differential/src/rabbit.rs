@@ -185,10 +185,10 @@ impl World for Rabbit<'_> {
     }
 
     fn mortal(&self) -> Duration {
-        Duration::from_millis(400)
+        Duration::from_millis(1_500)
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(10)
+        Duration::from_secs(20)
     }
 }

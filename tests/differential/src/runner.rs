@@ -203,7 +203,11 @@ impl<'a> Runner<'a> {
             Op::Settle { seat, verdict: Verdict::Ack | Verdict::Reject, .. } => *seat == other,
             _ => false,
         };
-        let shows = |seat: Seat| before.takes_turns(seat) || self.model.takes_turns(seat);
+        // Of who has stopped, others get what goes back.
+        let shows = |seat: Seat| {
+            let has_stopped = before.queue_of(seat).is_none();
+            has_stopped || before.takes_turns(seat) || self.model.takes_turns(seat)
+        };
         let awaited = self.unsettled.iter().copied();
         let awaited: BTreeSet<Node> = awaited
             .filter(|seat| is_lost(seat.node) || (shows(*seat) && !is_next(*seat)))
@@ -310,7 +314,7 @@ impl<'a> Runner<'a> {
             self.compared.outcomes += 1;
         }
         if manner == Manner::Mortal || matches!(to, Target::Later(_)) {
-            sleep(self.world.mortal() * 3).await;
+            sleep(self.world.mortal() * 2).await;
         }
         Ok(())
     }

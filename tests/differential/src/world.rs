@@ -48,7 +48,8 @@ pub trait World: Send + Sync {
     /// Raises or clears an alarm that blocks publishers.
     async fn alarm(&self, on: bool) -> Result<(), BoxError>;
 
-    /// How long a mortal message lives. Three times that is awaited for it to be dead.
+    /// How long a mortal message lives: longer than it takes to be confirmed, however busy the
+    /// machine is. Twice that is awaited for it to be dead.
     fn mortal(&self) -> Duration;
 
     /// How long what must come may take.

@@ -33,7 +33,7 @@ impl Runner<'_> {
     pub(super) async fn await_taps(&self) -> Step {
         let gone = async {
             while self.world.taps().await? > self.model.taps() {
-                sleep(self.world.mortal() / 50).await;
+                sleep(self.world.patience() / 1_000).await;
             }
             Ok(())
         };
@@ -70,7 +70,7 @@ impl Runner<'_> {
             if Instant::now() > until {
                 return Err(format!("queue {name} is {depth:?}; expected {expected:?}").into());
             }
-            sleep(self.world.mortal() / 50).await;
+            sleep(self.world.patience() / 1_000).await;
         }
     }
 

@@ -26,7 +26,7 @@ async fn gear_memory_restarts_as_the_model_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_restarts_as_the_model_says() -> Test {
     let broker = Broker::private().await;
-    on_rabbitmq(WHAT, Campaign::of(2, 40, Taste::SERIAL).one_by_one(), &broker).await;
+    on_rabbitmq(WHAT, Campaign::of(1, 40, Taste::SERIAL).one_by_one(), &broker).await;
     what_is_not_durable_survives_a_restart_in_a_quorum_queue(&broker).await
 }
 
