@@ -107,7 +107,8 @@ impl AmqpTransport {
         for supervisor in &mut supervisors {
             links.push(supervisor.open().await?);
         }
-        supervisors[0].declare(&links[0].connection).await?;
+        let declared = supervisors[0].declare(&links[0].connection).await;
+        declared.map_err(|error| AmqpError::Topology(error.to_string().into()))?;
         tokio::spawn(Arc::clone(&publisher).keep_time());
         for (supervisor, link) in supervisors.into_iter().zip(links) {
             tokio::spawn(supervisor.run(link));

@@ -316,9 +316,17 @@ impl Consumers {
         epoch: &Epoch,
     ) -> Result<String, Failure> {
         let options = &self.settings.options;
-        let mut declarer = Declarer::new(&epoch.connection, &self.settings.names, options.topology);
+        let new = || Declarer::new(&epoch.connection, &self.settings.names, options.topology);
+        let mut declarer = new();
         if let Some(dead) = &subscribed.dead {
-            declarer.queue(dead, false).await?;
+            match declarer.queue(dead, false).await {
+                // It exists, and what is to be set aside can wait for it.
+                Err(error) if is_out_of_reach(&error) => {
+                    tracing::warn!(queue = %dead.queue.name, %error, "can not be reached");
+                    declarer = new();
+                }
+                declared => drop(declared?),
+            }
         }
         let declaration = subscribed.declaration();
         let own = matches!(subscribed.particular, Particular::Replies(..) | Particular::Tap);
@@ -333,11 +341,8 @@ impl Consumers {
         Ok(found.name)
     }
 
-    /// A classic queue whose node is down answers 404, or not at all.
     async fn mend(&self, subscribed: &Subscribed, epoch: &Epoch, error: RpcError) -> Failure {
-        let is_out_of_reach = matches!(error, RpcError::Silent { .. })
-            || (error.is(code::NOT_FOUND) && error.to_string().contains("is down"));
-        if !is_out_of_reach {
+        if !is_out_of_reach(&error) {
             return error.into();
         }
         match &subscribed.particular {
@@ -379,6 +384,12 @@ impl Consumers {
             subscribed.set_pending(None);
         }
     }
+}
+
+/// A classic queue whose node is down answers 404, or not at all.
+fn is_out_of_reach(error: &RpcError) -> bool {
+    matches!(error, RpcError::Silent { .. })
+        || (error.is(code::NOT_FOUND) && error.to_string().contains("is down"))
 }
 
 /// Whether somebody sees to it that `stop` is heard.

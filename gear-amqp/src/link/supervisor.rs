@@ -13,6 +13,7 @@ use crate::{
     link::board::Board,
     link::connection::{self, Open},
     link::declare::Declarer,
+    link::rpc::RpcError,
     publishing::{Ended, Publisher},
     settings::Settings,
 };
@@ -60,12 +61,12 @@ impl Supervisor {
     }
 
     /// What every node needs to exist.
-    pub(crate) async fn declare(&self, connection: &Connection) -> Result<(), AmqpError> {
+    pub(crate) async fn declare(&self, connection: &Connection) -> Result<(), RpcError> {
         let Settings { options, names } = &*self.settings;
         let mut declarer = Declarer::new(connection, names, options.topology);
         let declared = declarer.exchanges().await;
         declarer.done().await;
-        declared.map_err(|error| AmqpError::Topology(error.to_string().into()))
+        declared
     }
 
     /// Serves `open`, and then connects again, and again.
@@ -142,8 +143,11 @@ impl Supervisor {
     async fn serve(&self, link: Open, is_declared: bool) -> Ended {
         if !is_declared && let Err(error) = self.declare(&link.connection).await {
             tracing::warn!(%error, "the exchanges can not be declared");
-            sleep(Duration::from_secs(1)).await;
-            return Ended::Lost(error.to_string().into());
+            // A cluster that has just lost a node can not write, but routes by what it knows.
+            if !matches!(error, RpcError::Silent { .. }) {
+                sleep(Duration::from_secs(1)).await;
+                return Ended::Lost(error.to_string().into());
+            }
         }
         let Open { connection, mut events, .. } = link;
         let publishing = async {

@@ -1,7 +1,7 @@
-//! High availability: nodes of a cluster are killed under load.
+//! High availability: nodes of a cluster are killed, or cut off.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -10,11 +10,14 @@ use std::{
 };
 
 use gear_amqp::{AmqpBuilder, AmqpTransport};
-use gear_api::{Client, Context, Fault, Node, Operation, topology::QueueType};
+use gear_api::{
+    Address, Client, Context, Fault, Node, Operation, Route, Subscription, Transport,
+    topology::QueueType,
+};
 use gear_test_amqp::{Cluster, unique_system};
 use tokio::time::sleep;
 
-use crate::{CTRL, PATIENCE, Test, eventually};
+use crate::{CTRL, PATIENCE, Test, cast, eventually, next, serve, text};
 
 const COUNT: Operation<u32, ()> = Operation::new("count");
 const ECHO: Operation<u32, u32> = Operation::new("echo").idempotent();
@@ -153,5 +156,76 @@ async fn no_confirmed_cast_is_lost_and_calls_go_on_when_each_node_is_killed_once
     println!("{report}");
     assert_eq!(lost(), 0, "{report}");
     assert!(confirmed.len() > 1_000, "{report}");
+    Ok(())
+}
+
+/// The queue of an instance is classic, and so on one node of the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "three containers and a minute: run with --ignored"]
+async fn an_instance_queue_on_a_dead_node_is_declared_again_where_that_is_allowed() -> Test {
+    let cluster = Cluster::up(None).await;
+    let system = unique_system();
+    let instance = CTRL.at("host1")?;
+    let to = Address::from(&instance);
+    let subscription = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
+    // Its home is the first node.
+    let home = AmqpTransport::builder(&cluster.urls()[0])?.system(&system)?.connect().await?;
+    drop(home.subscribe(subscription.clone()).await?);
+    home.send(Route::Address(&to), cast("lost with its node")).await?;
+    home.close().await;
+    cluster.kill(1).await;
+    for (is_allowed, url) in [(false, &cluster.urls()[1]), (true, &cluster.urls()[2])] {
+        let builder = AmqpTransport::builder(url)?.system(&system)?;
+        let transport = builder.recreate_instance_queue(is_allowed).connect().await?;
+        let subscribing = transport.subscribe(subscription.clone());
+        let limit = if is_allowed { PATIENCE } else { Duration::from_secs(5) };
+        let Ok(subscribed) = tokio::time::timeout(limit, subscribing).await else {
+            assert!(!is_allowed, "it is declared again");
+            continue;
+        };
+        assert!(is_allowed || subscribed.is_err(), "nothing is lost unasked");
+        if is_allowed {
+            let mut own = subscribed?;
+            transport.send(Route::Address(&to), cast("again")).await?;
+            assert_eq!(text(next(&mut own).await.message()), "again");
+        }
+        transport.close().await;
+    }
+    Ok(())
+}
+
+/// Its connections stay open, and nothing is confirmed any more: publishing goes elsewhere. Who
+/// consumes there learns of it when the node pauses itself, a minute later (`net_ticktime`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "three containers and some minutes: run with --ignored"]
+async fn a_node_that_is_cut_off_from_its_cluster_is_left_for_another() -> Test {
+    let cluster = Cluster::up(None).await;
+    let system = unique_system();
+    let transport = builder(&cluster, &system)?.connect().await?;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    let to = Address::from(&CTRL);
+    for victim in 1..=3 {
+        cluster.isolate(victim).await;
+        let cut = Instant::now();
+        for number in 0..20 {
+            let message = cast(&format!("{victim} {number}"));
+            let sent = tokio::time::timeout(PATIENCE, transport.send(Route::Address(&to), message));
+            sent.await.map_err(|_| format!("node {victim}: not confirmed in {PATIENCE:?}"))??;
+        }
+        println!("node {victim} cut off: 20 casts are confirmed after {:?}", cut.elapsed());
+        let mut seen = BTreeSet::new();
+        while seen.len() < 20 {
+            let delivery = tokio::time::timeout(Duration::from_secs(150), queue.next()).await?;
+            let delivery = delivery.ok_or("the consumer ended")?;
+            let name = text(delivery.message());
+            delivery.ack();
+            if name.starts_with(&victim.to_string()) {
+                seen.insert(name);
+            }
+        }
+        println!("node {victim} cut off: they are consumed after {:?}", cut.elapsed());
+        cluster.heal(victim).await;
+        cluster.whole().await;
+    }
     Ok(())
 }
