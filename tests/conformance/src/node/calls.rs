@@ -266,9 +266,15 @@ async fn closing_ends_open_calls_and_refuses_new_ones(world: World) -> Test {
 }
 
 async fn a_call_that_is_given_up_leaves_nothing_behind(world: World) -> Test {
-    let (_node, client) = obedient(&world).await?;
-    drop(client.call(CTRL, ECHO, &"x".into()).send());
+    let gate = Gate::new();
+    let node = world.node(&CTRL, "host1").await?.state(gate.clone()).on(ECHO, gated);
+    let _node = node.start().await?;
+    let client = world.client().await?;
+    let call = client.call(CTRL, ECHO, &"x".into()).send();
+    gate.begun(1).await;
+    drop(call);
     assert_eq!(client.stats().open_calls, 0);
+    gate.open();
     eventually(|| client.stats().late_replies == 1).await;
     Ok(())
 }
