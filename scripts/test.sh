@@ -9,4 +9,5 @@ bash scripts/setup.sh
 cargo test --workspace --all-features --locked
 # A library of business logic may want gear-api alone, and as little of it as there is.
 cargo check --package gear-api --no-default-features --locked
-cargo check --package gear-mq --no-default-features --locked
+# And what the façade says of backends that it does not have.
+cargo test --package gear-mq --no-default-features --test connect --locked
