@@ -232,6 +232,15 @@ impl MemoryBroker {
         })
     }
 
+    /// Lets all that waits in a queue expire, as if its time had come: it goes to the queue's
+    /// dead-letter exchange, where it has one. Returns how many messages that were.
+    pub fn expire(&self, queue: &str) -> usize {
+        self.0.with(|state, now| match state.model.queue(queue) {
+            Ok(id) => state.model.expire(id, now),
+            Err(_) => 0,
+        })
+    }
+
     /// What there is of a queue.
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<QueueInfo> {

@@ -23,6 +23,12 @@ pub(crate) struct Target {
     expires: Option<Instant>,
 }
 
+impl Target {
+    pub(crate) fn key(&self) -> &Text {
+        &self.key
+    }
+}
+
 /// How long a publisher waits for a confirm that is lost.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const LOST_CONFIRM: Text = Text::from_static("its confirm was lost");

@@ -291,6 +291,7 @@ impl Shared {
             self.set_timer(&mut state);
             let progress = state.idle_waiters > 0 && state.told != state.model.activity;
             state.told = state.model.activity;
+            let gone = state.model.take_gone();
             let wakes = state.model.wakes();
             // Mostly there is one at most, and then the buffer stays where it is.
             if wakes.len() <= 1 {
@@ -302,6 +303,7 @@ impl Shared {
                 drop(state);
                 wake::run(wakes);
             }
+            drop(gone);
             if progress {
                 self.progress.notify_waiters();
             }

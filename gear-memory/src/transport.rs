@@ -4,14 +4,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gear_api::{
-    Capabilities, Clock, Consumer, ConsumerEnd, Message, Publish, PublishError, Route, Status,
-    SubscribeError, Subscription, Text, Transport,
+    Capabilities, Clock, Consumer, ConsumerEnd, MAX_KEY_BYTES, Message, Publish, PublishError,
+    Route, Status, SubscribeError, Subscription, Text, Transport,
 };
 use tokio::sync::watch;
 
 use crate::{
     inbox::{InboxSource, Settled},
     model::ConnectionId,
+    publishing::Target,
     shared::{Connection, Link, Shared},
     subscribed::{Listening, Subscribed},
 };
@@ -70,11 +71,12 @@ impl MemoryTransport {
 impl Handle {
     /// Lets go of everything. What consumers have settled is settled; the rest goes back.
     fn close(&self) {
-        self.shared.with(|state, now| {
-            let Some(connection) = state.connections.remove(self.id) else { return };
+        // Its subscriptions are dropped when the broker is unlocked.
+        let _closed = self.shared.with(|state, now| {
+            let connection = state.connections.remove(self.id)?;
             state.down -= usize::from(connection.link != Link::Up);
             connection.status.send_replace(Status::Closed(Text::from_static("it was closed")));
-            for subscribed in connection.subscriptions {
+            for subscribed in &connection.subscriptions {
                 if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {
                     state.model.settle(consumer, verdicts, now);
                 }
@@ -91,6 +93,7 @@ impl Handle {
                 let _ = waiting.hand_over.send(Err(PublishError::Closed));
             }
             state.model.drop_connections(&[self.id], now);
+            Some(connection)
         });
     }
 }
@@ -133,6 +136,10 @@ impl Transport for MemoryTransport {
             Ok(target) => target,
             Err(error) => return Publish::ready(Err(error)),
         };
+        if let Some(what) = too_long(&target, &message) {
+            let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
+            return Publish::ready(Err(PublishError::NotSent(why.into())));
+        }
         let sent = shared.with(|state, now| match state.connections.get(self.0.id) {
             None => Ok(Err(PublishError::Closed)),
             Some(connection) if connection.link == Link::Up && state.is_plain(shared) => {
@@ -209,6 +216,17 @@ impl Transport for MemoryTransport {
     async fn close(&self) {
         self.0.close();
     }
+}
+
+/// What AMQP 0-9-1 has no room for (section 4.2.5.3, short strings).
+fn too_long(target: &Target, message: &Message) -> Option<&'static str> {
+    let texts = [
+        ("routing key", target.key()),
+        ("operation", message.operation()),
+        ("content type", message.content_type()),
+        ("sender", message.sender()),
+    ];
+    texts.into_iter().find_map(|(what, text)| (text.len() > MAX_KEY_BYTES).then_some(what))
 }
 
 impl Handle {

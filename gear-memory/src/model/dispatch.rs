@@ -105,7 +105,7 @@ impl<O: Outlet> Model<O> {
         consumer.cancelled = true;
         let (queue, finished) = (consumer.queue, consumer.unsettled.is_empty());
         if finished {
-            self.consumers.remove(id);
+            self.remove(id);
         }
         if let Some(there) = self.queues.get_mut(queue) {
             there.turns().leave(id);
@@ -117,6 +117,10 @@ impl<O: Outlet> Model<O> {
                 self.mark_used(queue, now);
             }
         }
+    }
+
+    fn remove(&mut self, id: ConsumerId) {
+        self.gone.extend(self.consumers.remove(id).map(|consumer| consumer.outlet));
     }
 
     /// Connections are lost, all at once: their consumers end, what they had not settled goes
@@ -135,6 +139,7 @@ impl<O: Outlet> Model<O> {
         // Then all of it comes back, so that whoever gets it gets it in its old order.
         for id in consumers {
             let Some(consumer) = self.consumers.remove(id) else { continue };
+            self.gone.push(consumer.outlet);
             let mut entries: Vec<Entry> = consumer.unsettled.into_iter().map(|(_, e)| e).collect();
             entries.sort_unstable_by_key(|entry| entry.position);
             for entry in entries {
@@ -184,7 +189,7 @@ impl<O: Outlet> Model<O> {
         self.activity += settled as u64;
         if let Some(consumer) = self.consumers.get_mut(id) {
             if consumer.cancelled && consumer.unsettled.is_empty() {
-                self.consumers.remove(id);
+                self.remove(id);
             } else if consumer.blocked && consumer.has_capacity() {
                 consumer.blocked = false;
                 let priority = consumer.options.priority;
@@ -373,6 +378,18 @@ impl<O: Outlet> Model<O> {
                 }
             }
         }
+    }
+
+    /// Everything that waits in a queue expires. Returns how many messages that were.
+    pub(crate) fn expire(&mut self, id: QueueId, now: &Now) -> usize {
+        let mut dead = VecDeque::new();
+        let waiting = self.queues[id].len();
+        for _ in 0..waiting {
+            let Some(entry) = self.queues[id].pop() else { break };
+            self.discard(id, entry, DeathReason::Expired, now, &mut dead);
+        }
+        self.bury(dead, now);
+        waiting
     }
 
     /// The queue was used: its time until it goes starts again, unless it has consumers.

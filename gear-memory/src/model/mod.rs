@@ -102,6 +102,8 @@ pub(crate) struct Model<O: Outlet> {
     timers: BTreeSet<(Instant, Timer)>,
     /// What has to be done once the broker is unlocked.
     wakes: Vec<O::Wake>,
+    /// Those of consumers that are gone. What they hold may want the broker when it is dropped.
+    gone: Vec<O>,
     record: Option<Record>,
     scratch: publish::Scratch,
     routes: routes::Routes,
@@ -136,6 +138,7 @@ impl<O: Outlet> Model<O> {
             bytes: 0,
             timers: BTreeSet::new(),
             wakes: Vec::new(),
+            gone: Vec::new(),
             record,
             scratch: publish::Scratch::default(),
             routes: routes::Routes::default(),
@@ -148,6 +151,11 @@ impl<O: Outlet> Model<O> {
 
     pub(crate) fn wakes(&mut self) -> &mut Vec<O::Wake> {
         &mut self.wakes
+    }
+
+    /// The outlets of consumers that are gone, to be dropped once the broker is unlocked.
+    pub(crate) fn take_gone(&mut self) -> Vec<O> {
+        std::mem::take(&mut self.gone)
     }
 
     pub(crate) fn record(&self) -> Option<&Record> {
@@ -303,6 +311,7 @@ impl<O: Outlet> Model<O> {
                 let why = format!("the queue {} was deleted", queue.spec.name);
                 self.wakes.extend(gone.outlet.ended(why.into()));
             }
+            self.gone.push(gone.outlet);
         }
     }
 

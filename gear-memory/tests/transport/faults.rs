@@ -273,3 +273,19 @@ async fn what_was_acked_before_a_restart_does_not_come_again() {
     soon(broker.idle()).await;
     assert!(take_ready(&mut ctrl).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn expire_lets_what_waits_go_before_its_time() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    drop(serve(&*web, 10).await);
+    send_all(&*web, "CTRL", &["1", "2"]).await;
+    assert_eq!(broker.expire("CTRL"), 2);
+    assert_eq!((broker.stored_bytes(), broker.expire("CTRL"), broker.expire("none")), (0, 0, 0));
+
+    // What was held back for an hour is there now.
+    let delay = Duration::from_secs(3_600);
+    web.send(Route::Delayed { delay, queue: "CTRL" }, message("m")).await.unwrap();
+    assert_eq!(broker.expire("gear:retry.3600000"), 1);
+    assert_eq!(ready(&broker, "CTRL"), ["m"]);
+}

@@ -99,3 +99,24 @@ async fn everything_that_the_trait_knows_is_promised() {
     assert!(all.dead_letters && all.events && all.taps);
     assert!(all.exclusive_instances && all.virtual_time);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_amqp_has_no_room_for_is_refused_here_too() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 10).await;
+    let long = "x".repeat(256);
+    let to = ReplyTo::queue(long.as_str());
+    let outcome = web.send(Route::Reply(&to), message("m")).await;
+    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    for message in [
+        Message::builder(Kind::Cast, long.as_str()).build(),
+        message("m").to_builder().content_type(long.as_str()).build(),
+        message("m").to_builder().sender(long.as_str()).build(),
+    ] {
+        let outcome = web.send(Route::Address(&address("CTRL")), message).await;
+        let Err(PublishError::NotSent(why)) = outcome else { panic!("{outcome:?}") };
+        assert!(why.contains("longer than 255 bytes"), "{why}");
+    }
+    assert!(take_ready(&mut ctrl).is_empty());
+}
