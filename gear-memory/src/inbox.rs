@@ -4,6 +4,8 @@
 
 use std::{
     collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +19,8 @@ use gear_api::{
     Verdict,
 };
 use slotmap::{Key, KeyData};
+
+use tokio::task::coop::unconstrained;
 
 use crate::{
     model::{ConsumerId, Delivered, Outlet, Tag},
@@ -339,13 +343,16 @@ impl Source for InboxSource {
         let _ = self.inbox.forward.set(sink);
         drop(state);
         // What has come before goes first, as far as one thread can tell.
-        while let Poll::Ready(Ok(delivery)) =
-            self.poll_next(&mut Context::from_waker(Waker::noop()))
-        {
-            if let Some(sink) = self.inbox.forward.get() {
-                sink.deliver(delivery);
+        let all = poll_fn(|cx| {
+            while let Poll::Ready(Ok(delivery)) = self.poll_next(cx) {
+                if let Some(sink) = self.inbox.forward.get() {
+                    sink.deliver(delivery);
+                }
             }
-        }
-        true
+            Poll::Ready(())
+        });
+        // All of it: a task that has done much since its last pause could not poll any more.
+        let all = pin!(unconstrained(all));
+        all.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 }

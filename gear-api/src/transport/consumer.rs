@@ -3,12 +3,13 @@
 use std::{
     fmt,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
 
 use futures_core::Stream;
+use tokio::task::coop::unconstrained;
 
 use super::Delivery;
 use crate::Text;
@@ -84,7 +85,9 @@ impl Consumer {
 
     /// A delivery that is here already. Never waits.
     pub fn try_next(&mut self) -> Option<Delivery> {
-        match self.poll(&mut Context::from_waker(std::task::Waker::noop())) {
+        // Where it may be polled no more for now, there would seem to be nothing.
+        let next = pin!(unconstrained(poll_fn(|cx| self.poll(cx))));
+        match next.poll(&mut Context::from_waker(std::task::Waker::noop())) {
             Poll::Ready(delivery) => delivery,
             Poll::Pending => None,
         }

@@ -240,3 +240,14 @@ async fn a_consumer_that_lost_its_name_does_not_take_it_back() {
     soon(broker.idle()).await;
     assert_eq!(broker.queue("CTRL.h1").unwrap().consumers, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_here_can_be_taken_without_a_pause() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 1_000).await;
+    for n in 0..500 {
+        drop(web.send(Route::Address(&address("CTRL")), message(&n.to_string())));
+    }
+    assert_eq!(take_ready(&mut ctrl).len(), 500);
+}
