@@ -76,6 +76,25 @@ async fn a_publisher_that_consumes_too_cannot_starve_itself_at_the_watermark() -
 }
 
 #[tokio::test(start_paused = true)]
+async fn ten_thousand_calls_are_in_flight_at_once() -> Test {
+    const CALLS: usize = 10_000;
+    let broker = MemoryBroker::new();
+    let node = node(&broker, &CTRL, "host1").concurrency(u16::MAX).on(ECHO, slow_echo);
+    let node = node.start().await?;
+    let client = client(&broker).await;
+    let calls: Vec<_> =
+        (0..CALLS).map(|n| client.call(CTRL, ECHO, &n.to_string()).send()).collect();
+    assert_eq!(client.stats().open_calls, CALLS);
+    let start = tokio::time::Instant::now();
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await?, n.to_string());
+    }
+    assert_eq!(start.elapsed(), SECOND, "all of them were handled together");
+    assert_eq!((client.stats().open_calls, node.stats().operations[0].1), (0, CALLS as u64));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_same_seed_gives_the_same_run() -> Test {
     async fn run() -> Result<Vec<String>, Box<dyn std::error::Error>> {
         let broker = MemoryBroker::builder().seed(42).record(10_000).build();
@@ -92,6 +111,16 @@ async fn the_same_seed_gives_the_same_run() -> Test {
         for call in calls {
             let _ = call.await;
         }
+        broker.idle().await;
+        // What is cut off goes in an order, too.
+        let open: Vec<_> =
+            (0..20).map(|n| client.call(CTRL, ECHO, &n.to_string()).send()).collect();
+        tokio::time::sleep(SECOND / 2).await;
+        for node in nodes {
+            node.shutdown(Duration::ZERO).await;
+        }
+        client.close().await;
+        drop(open);
         broker.idle().await;
         Ok(broker.recorded().iter().map(ToString::to_string).collect())
     }

@@ -177,3 +177,59 @@ async fn a_gather_whose_confirm_is_lost_has_its_answers_at_once() -> Test {
     assert_eq!(client.stats().open_calls, 0);
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_broker_does_not_take_is_a_failure_at_once() -> Test {
+    const FAIL: Operation<(), String> = Operation::new("fail");
+    async fn fail(_: Arc<()>, _: Context, (): ()) -> Result<String, Fault> {
+        Err(Fault::new("odd", "x".repeat(2_000)).retryable())
+    }
+    async fn much(_: Arc<()>, _: Context, (): ()) -> Result<String, Fault> {
+        Ok("x".repeat(2_000))
+    }
+    let broker = MemoryBroker::builder().max_message_bytes(1_000).build();
+    let _node = node(&broker, &CTRL, "host1").on(FAIL, fail).on(WHO, much).start().await?;
+    let client = client(&broker).await;
+    let start = Instant::now();
+    let error = client.call(CTRL, WHO, &()).await.unwrap_err();
+    assert_eq!(error.code(), Some(code::TOO_LARGE));
+    let error = client.call(CTRL, FAIL, &()).await.unwrap_err();
+    assert_eq!((error.code(), error.retry()), (Some("odd"), Retry::Safe));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_answer_can_not_leave_before_the_end_goes_back() -> Test {
+    let broker = broker();
+    let node = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+    let client = client(&broker).await;
+    let call = client.call(CTRL, ECHO, &"x".into()).send();
+    tokio::time::sleep(SECOND / 2).await;
+    broker.raise_alarm("no memory");
+    node.shutdown(Duration::ZERO).await;
+    assert_eq!(broker.queue("CTRL").map(|queue| queue.ready), Some(1));
+    broker.clear_alarm();
+    let _other = crate::node(&broker, &CTRL, "host2").on(ECHO, slow_echo).start().await?;
+    assert_eq!(call.await?, "x");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cast_of_a_request_whose_time_is_over_is_not_sent() -> Test {
+    const ASK: Operation<(), ()> = Operation::new("ask");
+    async fn ask(log: Arc<Log>, cx: Context, (): ()) -> Result<(), Fault> {
+        tokio::time::sleep(SECOND * 2).await;
+        let cast = cx.client().cast(REPO, NOTE, &"late".into()).await;
+        log.add(format!("{cast:?}"));
+        Ok(())
+    }
+    let broker = broker();
+    let log = Log::default();
+    let _ctrl = node(&broker, &CTRL, "host1").state(log.clone()).on(ASK, ask).start().await?;
+    let _repo = node(&broker, &REPO, "host1").state(log.clone()).on(NOTE, note).start().await?;
+    assert!(client(&broker).await.call(CTRL, ASK, &()).timeout(SECOND).await.is_err());
+    broker.idle().await;
+    assert_eq!(log.take(), ["Err(NotSent(TooLate))"]);
+    Ok(())
+}

@@ -127,6 +127,10 @@ impl Cast {
         if core.pending.is_closed() {
             return Sending(State::Failed(CastError::Closed));
         }
+        // Otherwise it would depend on the broker's haste whether anybody learns that it was sent.
+        if self.give_up <= Instant::now() {
+            return Sending(State::Failed(CastError::NotSent(NotSent::TooLate)));
+        }
         let (route, group) = match &self.to {
             Destination::Address(address) => (Route::Address(address), address.is_group()),
             Destination::Topic(topic) => (Route::Event(topic), true),

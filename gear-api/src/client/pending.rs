@@ -108,7 +108,10 @@ impl Pending {
         let calls = std::mem::take(&mut state.calls);
         drop(state);
         let open = calls.len();
-        for call in calls.into_values() {
+        // In the order in which they were made, so that runs can be repeated.
+        let mut calls: Vec<_> = calls.into_iter().collect();
+        calls.sort_unstable_by_key(|(serial, _)| *serial);
+        for (_, call) in calls {
             call.waiter.fail(CallError::Closed);
         }
         self.changed.notify_one();

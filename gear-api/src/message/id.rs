@@ -81,6 +81,8 @@ impl fmt::Debug for Id {
 #[derive(Debug)]
 pub(crate) struct IdSource {
     prefix: u64,
+    /// Twelve bits more of the seed, beside the version.
+    rand_a: u64,
     /// Alone on its cache line: every message changes it.
     next: CachePadded<AtomicU64>,
 }
@@ -91,13 +93,18 @@ const COUNTER_BITS: u32 = 40;
 
 impl IdSource {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { prefix: mix(seed) << COUNTER_BITS, next: CachePadded::new(AtomicU64::new(0)) }
+        let mixed = mix(seed);
+        Self {
+            prefix: mixed << COUNTER_BITS,
+            rand_a: mixed >> 52,
+            next: CachePadded::new(AtomicU64::new(0)),
+        }
     }
 
     pub(crate) fn next(&self, now: Timestamp) -> Id {
         let count = self.next.fetch_add(1, Ordering::Relaxed) & ((1 << COUNTER_BITS) - 1);
         let low = (self.prefix | count) & (u64::MAX >> 2) | (0b10 << 62);
-        let high = (now.unix_ms() << 16) | 0x7000 | (self.prefix >> 52);
+        let high = (now.unix_ms() << 16) | 0x7000 | self.rand_a;
         Id(Repr::Uuid(Uuid::from_u64_pair(high, low)))
     }
 }
@@ -132,6 +139,21 @@ mod tests {
             assert!(seen.insert(other.next(now)));
             assert_eq!(Id::from(id.to_string().as_str()), id);
         }
+    }
+
+    #[test]
+    fn twelve_bits_of_the_seed_are_beside_the_version() {
+        let now = Timestamp::from_unix_ms(0);
+        let front = |seed| match IdSource::new(seed).next(now).0 {
+            Repr::Uuid(uuid) => uuid.as_u64_pair().0 & 0xfff,
+            Repr::Text(_) => panic!("not a UUID"),
+        };
+        let last = |seed| match IdSource::new(seed).next(now).0 {
+            Repr::Uuid(uuid) => (uuid.as_u64_pair().1 >> (COUNTER_BITS + 12)) & 0x3ff,
+            Repr::Text(_) => panic!("not a UUID"),
+        };
+        assert!((0..100).any(|seed| front(seed) & 0x3ff != last(seed)), "no bits twice");
+        assert!((0..100).map(front).collect::<HashSet<_>>().len() > 90);
     }
 
     #[test]

@@ -62,11 +62,20 @@ struct Inner {
     source: Option<BoxError>,
 }
 
+/// A short string of AMQP 0-9-1 (section 4.2.5.3).
+const MAX_CODE_BYTES: usize = 255;
+
 impl Fault {
-    /// A failure that the caller sees with this code and message.
+    /// A failure that the caller sees with this code and message. A code is a short word; what
+    /// it has beyond 255 bytes is cut off, since it travels where brokers have no room for more.
     #[must_use]
     pub fn new(code: impl Into<Text>, message: impl Into<String>) -> Self {
-        Self::of(RemoteError::new(&code.into(), message, false))
+        let code = code.into();
+        let mut end = code.len().min(MAX_CODE_BYTES);
+        while !code.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self::of(RemoteError::new(&code[..end], message, false))
     }
 
     fn of(shown: RemoteError) -> Self {
@@ -194,5 +203,16 @@ impl Error for FaultError {}
 impl From<Fault> for BoxError {
     fn from(fault: Fault) -> Self {
         Box::new(FaultError(fault))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_cut_where_a_character_ends() {
+        assert_eq!(Fault::new("é".repeat(200), "").code(), "é".repeat(127));
+        assert_eq!(Fault::new("empty", "").code(), "empty");
     }
 }

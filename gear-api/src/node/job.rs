@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::{Context, Fault, Reply, code};
 use crate::{
-    Kind, Message, Publish, RemoteError, Route, Settlement, Text,
+    Kind, Message, Publish, PublishError, RemoteError, Route, Settlement, Text,
     client::{Core, count},
 };
 
@@ -154,21 +154,43 @@ impl Job {
         })
     }
 
+    /// Hands the reply over without waiting, or an error in its place: also from `drop`.
     fn answer(&self, reply: Reply) -> Option<Publish> {
-        let limit = self.core().settings.max_body_bytes;
-        if reply.body.len() > limit {
-            let text = format!("a reply of {} bytes; the limit is {limit}", reply.body.len());
-            return self.answer_error(&RemoteError::new(code::TOO_LARGE, text, false));
+        let (bytes, limit) = (reply.body.len(), self.core().settings.max_body_bytes);
+        let too_large = |limit| {
+            let text = format!("a reply of {bytes} bytes; the limit is {limit}");
+            self.answer_error(&RemoteError::new(code::TOO_LARGE, text, false))
+        };
+        if bytes > limit {
+            return too_large(limit);
         }
-        self.reply(reply, None)
+        let answer = self.reply(reply, None)?;
+        match answer.failed() {
+            Some(&PublishError::TooLarge { limit, .. }) => too_large(limit),
+            // Whoever asked is gone, or this node is.
+            None | Some(PublishError::NotRouted | PublishError::Closed) => Some(answer),
+            Some(error) => {
+                tracing::warn!(%error, "the reply can not be sent");
+                let text = "the reply can not be sent";
+                self.answer_error(&RemoteError::new(code::FAILED, text, false))
+            }
+        }
     }
 
     fn answer_error(&self, error: &RemoteError) -> Option<Publish> {
-        let reply = Reply { content_type: RemoteError::CONTENT_TYPE, body: error.to_body() };
-        self.reply(reply, Some(error.code.as_str().into()))
+        let send = |error: &RemoteError| {
+            let reply = Reply { content_type: RemoteError::CONTENT_TYPE, body: error.to_body() };
+            self.reply(reply, Some(error.code.as_str().into()))
+        };
+        let answer = send(error)?;
+        if !matches!(answer.failed(), Some(PublishError::TooLarge { .. })) {
+            return Some(answer);
+        }
+        // The code alone has a limit; what else a service says may be more than the broker takes.
+        let text = "what failed is too long to be told";
+        send(&RemoteError::new(&error.code, text, error.retryable))
     }
 
-    /// Hands the reply over without waiting: also from `drop`.
     fn reply(&self, reply: Reply, error: Option<Text>) -> Option<Publish> {
         let request = self.message();
         let to = request.reply_to()?;
@@ -193,10 +215,12 @@ impl Drop for Job {
         }
         if self.begun && self.wants_answer() {
             let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
-            if let Some(answer) = self.answer_error(&error) {
-                answer.detach();
+            let mut answer = self.answer_error(&error);
+            // One that can not leave now would be lost with the connection.
+            match answer.as_mut().is_some_and(Publish::withdraw) {
+                true => settlement.requeue(),
+                false => settlement.ack(),
             }
-            settlement.ack();
         } else {
             settlement.requeue();
         }

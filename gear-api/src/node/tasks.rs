@@ -98,7 +98,10 @@ impl Tasks {
     pub(super) fn cut_off(&self) {
         self.0.cut_off.store(true, Ordering::SeqCst);
         let wakers = std::mem::take(&mut self.0.waiting().wakers);
-        wakers.into_values().for_each(Waker::wake);
+        // In the order in which they came to wait, so that runs can be repeated.
+        let mut wakers: Vec<_> = wakers.into_iter().collect();
+        wakers.sort_unstable_by_key(|(number, _)| *number);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 

@@ -111,6 +111,14 @@ impl Publish {
         !matches!(self.0, State::Waiting(_))
     }
 
+    /// Why it failed, if that is known already.
+    pub(crate) fn failed(&self) -> Option<&PublishError> {
+        match &self.0 {
+            State::Answered(answer) => answer.as_ref().err(),
+            _ => None,
+        }
+    }
+
     /// Takes the message back if it has not left. Returns whether it was taken back.
     pub fn withdraw(&mut self) -> bool {
         let State::Waiting(hand_over) = &mut self.0 else { return false };
