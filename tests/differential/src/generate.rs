@@ -173,3 +173,59 @@ impl Draw<'_> {
         Op::Publish { to, count, manner }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// How often each kind of operation is in what the short form of the test does.
+    fn kinds(seeds: u64, taste: Taste) -> BTreeMap<String, usize> {
+        let mut kinds = BTreeMap::new();
+        for op in (0..seeds).flat_map(|seed| sequence(seed, taste)) {
+            let kind = match op {
+                Op::Join { seat, .. } => format!("join {:?}", seat.role),
+                Op::Settle { verdict, .. } => format!("{verdict:?}"),
+                Op::Publish { to: Target::Address(to), manner, .. } => {
+                    format!("{manner:?} to {to}")
+                }
+                Op::Publish { to, .. } => word(&to),
+                other => word(&other),
+            };
+            *kinds.entry(kind).or_default() += 1;
+        }
+        kinds
+    }
+
+    fn word(shown: &impl std::fmt::Debug) -> String {
+        format!("{shown:?}").split([' ', '(']).next().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn three_hundred_sequences_have_something_of_everything() {
+        let kinds = kinds(300, Taste::USUAL);
+        let often = |kind: &str| kinds.get(kind).copied().unwrap_or(0);
+        for role in Role::ALL {
+            assert!(often(&format!("join {role:?}")) > 100, "{role:?}: {kinds:?}");
+        }
+        for kind in [
+            "Stop", "Leave", "Crash", "Cut", "Mend", "Delete", "Ack", "Reject", "Requeue", "Drop",
+            "Event", "Reply", "Answer", "Dead", "Later",
+        ] {
+            assert!(often(kind) > 20, "{kind}: {kinds:?}");
+        }
+        for to in ADDRESSES {
+            assert!(often(&format!("Plain to {to}")) > 100, "{to}: {kinds:?}");
+            assert!(often(&format!("Transient to {to}")) > 5, "{to}: {kinds:?}");
+            assert!(often(&format!("Mortal to {to}")) > 2, "{to}: {kinds:?}");
+        }
+    }
+
+    #[test]
+    fn what_takes_a_broker_down_is_in_the_other_tier() {
+        let kinds = kinds(100, Taste::SERIAL);
+        assert!(kinds.get("Restart").is_some_and(|often| *often > 50), "{kinds:?}");
+        assert!(kinds.keys().any(|kind| kind.starts_with("Blocked to ")), "{kinds:?}");
+    }
+}

@@ -34,6 +34,12 @@ impl Memory {
         Self { broker: MemoryBroker::builder().seed(7).build(), links: Mutex::default() }
     }
 
+    /// The broker, to make it differ.
+    #[must_use]
+    pub fn broker(&self) -> &MemoryBroker {
+        &self.broker
+    }
+
     fn link(&self, node: Node) -> Option<(MemoryTransport, Instant)> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
     }
