@@ -17,8 +17,11 @@ pub enum TopologyMode {
     /// arguments. So a change of them never keeps a service from starting.
     #[default]
     Declare,
-    /// The operator, for example with [`Definitions`](crate::Definitions): what is missing is
-    /// an error. Reply queues and taps, which belong to one connection, are declared still.
+    /// The operator, for example with [`Definitions`](crate::Definitions): an exchange or a shared
+    /// queue (of a service, of an event group, of what was set aside or held back) that is missing
+    /// is an error. What belongs to one instance is declared and bound still, as nobody can know
+    /// it before: its own queue, its reply queues and its taps. The user needs the permissions for
+    /// these; `Definitions` grants them.
     Passive,
     /// The library, and what is there must be as it would declare it; if not, the broker's
     /// words are the error.
@@ -50,7 +53,8 @@ pub enum TopologyMode {
 /// | `name=billing` | [`name`](Self::name) | `gear` | what the broker's management shows |
 ///
 /// A URL is `amqp://user:password@host:5672/virtual%20host?option=value&option=value`; without
-/// user `guest`, without path the virtual host `/`. Values are %-escaped.
+/// user `guest`, without path the virtual host `/`. All parts are %-escaped: a `?`, `/`, `#` or `@`
+/// that is no delimiter, above all in a password, must be.
 ///
 /// ```no_run
 /// use gear_amqp::AmqpTransport;

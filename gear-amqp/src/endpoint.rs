@@ -54,6 +54,11 @@ pub(crate) fn parse(url: &str, builder: &mut AmqpBuilder) -> Result<Vec<Endpoint
     }
     let split = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(split);
+    // Most likely the credentials hold one of these, and what comes after it would be taken for
+    // the virtual host or an option, which errors and the broker's log show.
+    if tail.contains('@') {
+        return Err(invalid("a / ? # or @ that is no delimiter must be percent-encoded"));
+    }
     let (credentials, hosts) = match authority.rsplit_once('@') {
         Some((credentials, hosts)) => (format!("{credentials}@"), hosts),
         None => (String::new(), authority),
@@ -73,6 +78,9 @@ pub(crate) fn parse(url: &str, builder: &mut AmqpBuilder) -> Result<Vec<Endpoint
     }
     Ok(endpoints)
 }
+
+/// AMQP's limit for names. A password may be longer: OAuth 2.0 tokens are.
+const MAX_NAME_BYTES: usize = 255;
 
 fn endpoint(url: &Url) -> Result<Endpoint, AmqpError> {
     let invalid = AmqpError::InvalidUrl;
@@ -101,6 +109,9 @@ fn endpoint(url: &Url) -> Result<Endpoint, AmqpError> {
         }
         path => decode(&path[1..])?,
     };
+    if vhost.len() > MAX_NAME_BYTES || user.len() > MAX_NAME_BYTES {
+        return Err(invalid("the virtual host or the user is longer than 255 bytes"));
+    }
     let port = url.port().unwrap_or(if tls { 5671 } else { 5672 });
     Ok(Endpoint { tls, host: decode(host)?, port, user, password: Secret(password), vhost })
 }
@@ -172,11 +183,37 @@ mod tests {
             "amqp://u:canary%@h",
             "amqp://u:canary%ff@h",
             "amqp://u:canary@h/v#x",
+            "amqp://u:12?canary@h",
+            "amqp://u:12/canary@h",
+            "amqp://u:12#canary@h",
+            "amqp://u:canary/12@h",
+            "amqp://u:12/?name=canary@h",
+            "amqp://u:12/canary@h/v?name=x",
+            "amqp://u@x:12/canary@h",
+            "amqps://u:12?heartbeat=canary@h,i",
         ] {
             let error = AmqpBuilder::new(url).unwrap_err();
             assert!(matches!(error, AmqpError::InvalidUrl(_)), "{url}: {error:?}");
             assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn an_at_sign_that_is_escaped_is_like_any_other() {
+        let broker = one("amqp://u:12%3f%2Fx%40y@h/a%40b?name=c%40d");
+        assert_eq!((broker.password.reveal(), broker.vhost.as_str()), ("12?/x@y", "a@b"));
+    }
+
+    #[test]
+    fn names_that_amqp_can_not_carry_are_refused() {
+        let (fits, long) = ("x".repeat(255), "x".repeat(256));
+        for url in [format!("amqp://u:p@h/{long}"), format!("amqp://{long}:p@h")] {
+            let error = AmqpBuilder::new(&url).unwrap_err();
+            assert!(matches!(error, AmqpError::InvalidUrl(why) if why.contains("255")), "{error}");
+        }
+        // Bytes count, not characters of the URL.
+        let escaped = "%c3%bc".repeat(127);
+        assert_eq!(one(&format!("amqp://{fits}:{long}@h/{escaped}")).vhost.len(), 254);
     }
 
     #[test]

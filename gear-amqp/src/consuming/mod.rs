@@ -34,7 +34,7 @@ use self::{
 use crate::{
     link::{
         board::Board,
-        declare::{Declarer, short},
+        declare::{Declarer, Owner, short},
         rpc::{ANSWER, RpcError, code, open_channel, within},
     },
     publishing::Publisher,
@@ -319,7 +319,7 @@ impl Consumers {
         let new = || Declarer::new(&epoch.connection, &self.settings.names, options.topology);
         let mut declarer = new();
         if let Some(dead) = &subscribed.dead {
-            match declarer.queue(dead, false).await {
+            match declarer.queue(dead, Owner::Many).await {
                 // It exists, and what is to be set aside can wait for it.
                 Err(error) if is_out_of_reach(&error) => {
                     tracing::warn!(queue = %dead.queue.name, %error, "can not be reached");
@@ -329,8 +329,12 @@ impl Consumers {
             }
         }
         let declaration = subscribed.declaration();
-        let own = matches!(subscribed.particular, Particular::Replies(..) | Particular::Tap);
-        let found = match declarer.queue(&declaration, own).await {
+        let owner = match subscribed.particular {
+            Particular::Nothing => Owner::Many,
+            Particular::Instance(_) => Owner::Instance,
+            Particular::Replies(..) | Particular::Tap => Owner::Start,
+        };
+        let found = match declarer.queue(&declaration, owner).await {
             Ok(found) => found,
             Err(error) => return Err(self.mend(subscribed, epoch, error).await),
         };
@@ -350,7 +354,10 @@ impl Consumers {
                 subscribed.rename();
                 tracing::warn!(%error, "the reply queue is out of reach; using a new one");
             }
-            Particular::Instance(instance) if self.settings.options.recreate_instance_queue => {
+            // Not for silence: the queue of a broker that is merely slow is whole.
+            Particular::Instance(instance)
+                if self.settings.options.recreate_instance_queue && is_home_down(&error) =>
+            {
                 tracing::warn!(%instance, %error, "declaring the queue again; its content is lost");
                 let Settings { options, names } = &*self.settings;
                 let mut declarer = Declarer::new(&epoch.connection, names, options.topology);
@@ -388,8 +395,12 @@ impl Consumers {
 
 /// A classic queue whose node is down answers 404, or not at all.
 fn is_out_of_reach(error: &RpcError) -> bool {
-    matches!(error, RpcError::Silent { .. })
-        || (error.is(code::NOT_FOUND) && error.to_string().contains("is down"))
+    matches!(error, RpcError::Silent { .. }) || is_home_down(error)
+}
+
+/// The broker says that the node that has the queue is gone, and the queue's content with it.
+fn is_home_down(error: &RpcError) -> bool {
+    error.is(code::NOT_FOUND) && error.to_string().contains("is down or inaccessible")
 }
 
 /// Whether somebody sees to it that `stop` is heard.
@@ -424,5 +435,26 @@ impl Pause {
         self.0 = (pause * 2).min(MAX);
         let jitter = RandomState::new().hash_one(0u8) % 512;
         pause.mul_f64(0.5 + jitter as f64 / 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_not_taken_for_a_node_that_is_down() {
+        let refused = |code, text: &str| RpcError::Refused { code, text: text.into() };
+        let down = "NOT_FOUND - home node 'rabbit@one' of durable queue 'CTRL.host1' in vhost '/' \
+                    is down or inaccessible";
+        assert!(is_home_down(&refused(code::NOT_FOUND, down)));
+        let silent = RpcError::Silent { what: "declaring a queue", limit: ANSWER };
+        assert!(is_out_of_reach(&silent) && !is_home_down(&silent));
+        for (code, text) in [
+            (code::NOT_FOUND, "NOT_FOUND - no queue 'CTRL.host1' in vhost '/'"),
+            (code::ACCESS_REFUSED, "ACCESS_REFUSED - access to queue 'is down' refused"),
+        ] {
+            assert!(!is_out_of_reach(&refused(code, text)), "{text}");
+        }
     }
 }

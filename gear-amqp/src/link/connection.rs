@@ -1,6 +1,11 @@
 //! One connection to one broker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Shutdown, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_core::Stream;
 use lapin::{
@@ -8,7 +13,7 @@ use lapin::{
     tcp::{OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{AmqpBuilder, AmqpError, endpoint::Endpoint, settings::Settings};
 
@@ -33,6 +38,7 @@ pub(crate) async fn open(
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let (host, port) = (endpoint.host.clone(), endpoint.port);
     let tls = endpoint.tls.then(|| Tls::new(options, &endpoint));
+    let (outcome, wanted) = watch::channel(false);
     let connecting = async {
         let runtime = lapin::runtime::default_runtime()?;
         Connection::connector(
@@ -41,11 +47,23 @@ pub(crate) async fn open(
             // The crate's own way from a URI to an address knows no IPv6, and has the name in the
             // certificate be the host's.
             async move |_, runtime| {
-                let addresses = runtime.to_socket_addrs((host.clone(), port));
-                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
-                match &tls {
-                    None => Ok(stream),
-                    Some(tls) => Ok(stream.into_tls(&tls.name, tls.config.as_ref()).await?),
+                let dial = async {
+                    let addresses = runtime.to_socket_addrs((host.clone(), port));
+                    let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                    if let AsyncTcpStream::Plain(plain) = &stream {
+                        hang_up_unless_open(second_handle(plain.get_ref())?, wanted.clone());
+                    }
+                    match &tls {
+                        None => Ok(stream),
+                        Some(tls) => Ok(stream.into_tls(&tls.name, tls.config.as_ref()).await?),
+                    }
+                };
+                let mut gone = wanted.clone();
+                tokio::select! {
+                    dialed = dial => dialed,
+                    _ = gone.wait_for(|open| *open) => {
+                        Err(io::Error::from(io::ErrorKind::TimedOut).into())
+                    }
                 }
             },
             properties,
@@ -61,9 +79,31 @@ pub(crate) async fn open(
             return Err(AmqpError::Silent { broker: broker.into(), ms, waiting_for });
         }
     };
+    outcome.send_replace(true);
     let events = Box::pin(connection.events_listener());
     let connection = Arc::new(connection);
     Ok(Open { connection, events, broker })
+}
+
+/// lapin's thread goes on waiting for a silent peer when nobody waits for the connection any more,
+/// and keeps its socket: it ends only when the link does. `outcome` closes without having been
+/// true when the connection is given up.
+fn hang_up_unless_open(socket: TcpStream, mut outcome: watch::Receiver<bool>) {
+    tokio::spawn(async move {
+        if outcome.wait_for(|open| *open).await.is_err() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    });
+}
+
+#[cfg(unix)]
+fn second_handle(socket: &impl std::os::fd::AsFd) -> io::Result<TcpStream> {
+    Ok(socket.as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+fn second_handle(socket: &impl std::os::windows::io::AsSocket) -> io::Result<TcpStream> {
+    Ok(socket.as_socket().try_clone_to_owned()?.into())
 }
 
 struct Tls {

@@ -28,6 +28,17 @@ pub(crate) fn short(text: &str) -> Result<ShortString, RpcError> {
     })
 }
 
+/// Whose a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Several instances share it.
+    Many,
+    /// One instance, over all its starts.
+    Instance,
+    /// One connection or start: it is either new or exactly as it was declared.
+    Start,
+}
+
 /// Declares on one connection.
 pub(crate) struct Declarer<'a> {
     scratch: Scratch<'a>,
@@ -114,15 +125,15 @@ impl<'a> Declarer<'a> {
         within(ANSWER, "declaring an exchange", declare).await
     }
 
-    /// A queue with its bindings. `own` is what belongs to this connection or start alone, and
-    /// which no operator can have declared.
+    /// A queue with its bindings. An operator declares those that are shared at most: which
+    /// instances there will be, and when they start, is not known before.
     pub(crate) async fn queue(
         &mut self,
         declaration: &Declaration,
-        own: bool,
+        owner: Owner,
     ) -> Result<Found, RpcError> {
-        let passive = self.mode == TopologyMode::Passive && !own;
-        let found = self.find_or_declare(&declaration.queue, passive, own).await?;
+        let passive = self.mode == TopologyMode::Passive && owner == Owner::Many;
+        let found = self.find_or_declare(&declaration.queue, passive, owner).await?;
         if passive {
             return Ok(found);
         }
@@ -152,11 +163,10 @@ impl<'a> Declarer<'a> {
         &mut self,
         queue: &Queue,
         passive: bool,
-        own: bool,
+        owner: Owner,
     ) -> Result<Found, RpcError> {
         let named = !queue.name.is_empty();
-        // What is one's own is either new or exactly as it was declared.
-        if named && self.mode != TopologyMode::Strict && !own {
+        if named && self.mode != TopologyMode::Strict && owner != Owner::Start {
             match self.find(&queue.name).await {
                 Err(error) if error.is(code::NOT_FOUND) && !passive => {
                     // The node that has a classic queue may be down: declaring would not help.
@@ -167,10 +177,10 @@ impl<'a> Declarer<'a> {
                 found => return found,
             }
         }
-        match self.declare_queue(queue, own).await {
+        match self.declare_queue(queue, owner).await {
             Err(error)
                 if error.is(code::PRECONDITION_FAILED)
-                    && self.mode == TopologyMode::Declare
+                    && self.mode != TopologyMode::Strict
                     && named =>
             {
                 tracing::warn!(queue = %queue.name, %error, "used as it is");
@@ -190,7 +200,7 @@ impl<'a> Declarer<'a> {
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }
 
-    async fn declare_queue(&mut self, queue: &Queue, own: bool) -> Result<Found, RpcError> {
+    async fn declare_queue(&mut self, queue: &Queue, owner: Owner) -> Result<Found, RpcError> {
         let options = QueueDeclareOptions {
             durable: !queue.exclusive,
             exclusive: queue.exclusive,
@@ -201,7 +211,7 @@ impl<'a> Declarer<'a> {
         let channel = self.scratch.channel().await?;
         let arguments = arguments(queue);
         let declare = channel.queue_declare(name, options, arguments);
-        let limit = if own { OWN } else { ANSWER };
+        let limit = if owner == Owner::Start { OWN } else { ANSWER };
         let queue = within(limit, "declaring a queue", declare).await?;
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{Link, Publisher, State, Up, flight::Flight, outgoing::Asker};
 use crate::{
     link::{
-        declare::Declarer,
+        declare::{Declarer, Owner},
         rpc::{ANSWER, RpcError, is_reproach, open_confirming},
     },
     settings::Settings,
@@ -218,7 +218,7 @@ impl Publisher {
         let mode = self.settings.options.topology;
         let mut declarer = Declarer::new(connection, &self.settings.names, mode);
         declarer.exchange(&exchange).await?;
-        declarer.queue(&declaration, false).await?;
+        declarer.queue(&declaration, Owner::Many).await?;
         declarer.done().await;
         if let Link::Up(up) = &mut self.state().link {
             up.delays.insert(delay);

@@ -42,11 +42,11 @@ impl Names {
     }
 
     /// Where a reply goes, from the name in a request. One of another system, or of a foreign
-    /// program, is a queue like any other.
+    /// program, is a queue like any other, even if its name begins like ours.
     fn read_reply_to(&self, name: &str) -> ReplyTo {
-        match name.strip_prefix(self.prefix.as_str()) {
-            Some(own) => ReplyTo::queue(own),
-            None => ReplyTo::queue(name),
+        match name.strip_prefix(self.prefix.as_str()).map(ReplyTo::queue) {
+            Some(own) if own.is_gear() => own,
+            _ => ReplyTo::queue(name),
         }
     }
 }
@@ -69,5 +69,8 @@ mod tests {
         let foreign = ReplyTo::queue("amq.gen-x");
         assert_eq!(acme.reply_to(&foreign), "amq.gen-x");
         assert_eq!(acme.read_reply_to("amq.gen-x"), foreign);
+        for alike in ["acme/foo.bar", "acme/CTRL:dead", "acme/"] {
+            assert_eq!(acme.reply_to(&acme.read_reply_to(alike)), alike);
+        }
     }
 }

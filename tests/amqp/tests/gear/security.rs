@@ -67,6 +67,54 @@ async fn a_broker_that_accepts_and_stays_silent_is_an_error_within_the_limit() -
     Ok(())
 }
 
+/// Or else each try would cost a thread and a socket for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_that_is_given_up_leaves_no_connection() -> Test {
+    const TRIES: usize = 3;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let at = listener.local_addr()?;
+    let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let ended = ended.clone();
+            tokio::spawn(async move {
+                let mut greeting = Vec::new();
+                let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut greeting).await;
+                let _ = ended.send(());
+            });
+        }
+    });
+    for scheme in ["amqp", "amqps"] {
+        let url = format!("{scheme}://{at}?connect_timeout=300");
+        for _ in 0..TRIES {
+            let error = refused(&url).await;
+            assert!(matches!(error, AmqpError::Silent { .. }), "{error:?}");
+        }
+        // Whoever waits may also lose interest.
+        let url = format!("{scheme}://{at}");
+        let connecting = AmqpTransport::connect(&url);
+        assert!(tokio::time::timeout(Duration::from_millis(300), connecting).await.is_err());
+        for _ in 0..=TRIES {
+            let end = tokio::time::timeout(Duration::from_secs(5), ends.recv());
+            end.await.expect("the connection is closed").expect("the listener lives");
+        }
+    }
+    Ok(())
+}
+
+/// As tokens of OAuth 2.0 are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_password_reaches_the_broker() -> Test {
+    let broker = Broker::private().await;
+    let long = "p".repeat(600);
+    broker.add_user("long", &long).await;
+    let url = format!("amqp://long:{long}@127.0.0.1:{}/%2f", broker.port());
+    AmqpTransport::connect(&url).await?;
+    let error = refused(&url.replace("pp@", "p@")).await;
+    assert!(matches!(error, AmqpError::AccessRefused { .. }), "{error:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn something_that_is_no_broker_is_an_error() -> Test {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

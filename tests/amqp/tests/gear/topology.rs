@@ -1,11 +1,20 @@
 //! Who declares what, and what happens when it is there already, otherwise.
 
 use gear_amqp::{AmqpError, Definitions, TopologyMode};
-use gear_api::{Address, Route, SubscribeError, Subscription, Transport, topology::QueueType};
+use gear_api::{
+    Address, Client, Context, Fault, Node, Operation, Route, SubscribeError, Subscription,
+    Transport, topology::QueueType,
+};
 use gear_test_amqp::Broker;
 use lapin::{options::*, types::*};
 
 use crate::{CTRL, REPO, System, Test, cast, next, serve};
+
+const ECHO: Operation<u64, u64> = Operation::new("echo").idempotent();
+
+async fn echo(_: std::sync::Arc<()>, _: Context, number: u64) -> Result<u64, Fault> {
+    Ok(number)
+}
 
 /// A queue CTRL with other arguments than ours.
 async fn other_queue(system: &System) -> Result<(), lapin::Error> {
@@ -61,6 +70,32 @@ async fn passive_refuses_what_is_missing_and_declares_nothing() -> Test {
         matches!(&error, SubscribeError::Refused(words) if words.contains("no queue")),
         "{error}"
     );
+    Ok(())
+}
+
+/// No operator knows which instances there will be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_passive_node_declares_what_is_its_own() -> Test {
+    let broker = Broker::private().await;
+    broker.add_user("ctrl-user", "secret").await;
+    let system = System::on(&broker);
+    let file = Definitions::new("/", &system.name)?.service(&CTRL, "ctrl-user").to_string();
+    broker.api("POST", "/api/definitions", Some(&file)).await?;
+    let url = format!("amqp://ctrl-user:secret@127.0.0.1:{}/%2f", broker.port());
+    let mine = System { url, name: system.name.clone() };
+    let passive = || mine.builder().topology(TopologyMode::Passive);
+    let instance = CTRL.at("host1")?;
+    let node =
+        Node::builder(passive().connect().await?, instance.clone()).on(ECHO, echo).start().await?;
+    let client = Client::builder(passive().connect().await?, "CTRL.cli".parse()?).start().await?;
+    let to_all = CTRL.all();
+    for to in [Address::from(&CTRL), Address::from(&instance)] {
+        assert_eq!(client.call(to, ECHO, &7).await?, 7);
+    }
+    // Its queue is bound for what goes to all instances, too.
+    let transport = passive().connect().await?;
+    transport.send(Route::Address(&to_all), cast("x")).await?;
+    let _ = node.shutdown(std::time::Duration::from_secs(5)).await;
     Ok(())
 }
 

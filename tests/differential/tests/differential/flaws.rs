@@ -81,8 +81,8 @@ impl Worlds for Flawed {
             Flaw::Short => broker
                 .set_policy(Pattern::ALL, Policy::new().max_length(1).overflow(Overflow::DropHead)),
             Flaw::Mortal => {
-                broker
-                    .set_policy(Pattern::ALL, Policy::new().message_ttl(Duration::from_millis(1)));
+                let soon = Policy::new().message_ttl(Duration::from_millis(1));
+                broker.set_policy(Pattern::ALL, soon);
             }
             _ => {}
         }
