@@ -9,8 +9,8 @@
 //!   at once, in the same order each time; with a [`seed`](MemoryBrokerBuilder::seed), the
 //!   same run down to the ids;
 //! - **faults on demand**: [`MemoryTransport::cut`], [`MemoryBroker::restart`],
-//!   [`raise_alarm`](MemoryBroker::raise_alarm), [`delete_queue`](MemoryBroker::delete_queue)
-//!   and [`inject`](MemoryBroker::inject) with a [`BrokerFault`];
+//!   [`raise_alarm`](MemoryBroker::raise_alarm), [`delete_queue`](MemoryBroker::delete_queue),
+//!   [`expire`](MemoryBroker::expire) and [`inject`](MemoryBroker::inject) with a [`BrokerFault`];
 //! - **the record**: [`MemoryBroker::recorded`], what happened, to read when an assertion
 //!   fails;
 //! - **an exact idle**: [`MemoryBroker::idle`] returns when nothing more will happen,
