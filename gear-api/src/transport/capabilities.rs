@@ -1,6 +1,12 @@
 //! What a backend promises, as data that a program or a test can look at.
 
-/// What a backend promises. What is `false` here is refused with a typed error.
+/// What a backend promises.
+///
+/// What can be asked for and is not promised is refused with a typed error, `Unsupported`:
+/// [`delays`](Self::delays), [`dead_letters`](Self::dead_letters), [`events`](Self::events) and
+/// [`taps`](Self::taps). The other fields tell how things end. Without such a promise nothing
+/// is refused, and nothing may be relied upon: without `mandatory`, a call to nobody ends at its
+/// deadline.
 ///
 /// ```
 /// use gear_api::Capabilities;

@@ -46,7 +46,7 @@ pub trait System: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Any error fails the test.
+    /// Any error fails the test, [`Cannot`], too.
     async fn connect(&self) -> Result<Connection, BoxError>;
 
     /// Returns when nothing more will happen by itself, as well as that can be known: no

@@ -1,7 +1,13 @@
 //! The program that a test target is: the part of the standard harness's command line that
 //! people, `cargo test` and cargo-nextest use.
 
-use std::{ffi::OsString, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use crate::{
     SUITES,
@@ -21,8 +27,13 @@ Usage: [OPTIONS] [FILTER ...]       runs the tests whose names contain a FILTER
   --exact                 a FILTER is a whole name
   --skip FILTER           not those whose names contain FILTER
   --test-threads N        so many at a time
-  --markdown FILE         writes the table there, too (or GEAR_CONFORMANCE_MARKDOWN)
+  --markdown FILE         writes the table there, too (or GEAR_CONFORMANCE_MARKDOWN),
+                          if all tests ran
 ";
+
+/// The place for the table in a page that has more to say.
+const BEGIN: &str = "<!-- conformance -->";
+const END: &str = "<!-- /conformance -->";
 
 /// How long a test took is told from here on.
 const SLOW: Duration = Duration::from_secs(2);
@@ -33,7 +44,9 @@ const SLOW: Duration = Duration::from_secs(2);
 /// It takes filters, `--exact`, `--skip`, `--list` and `--test-threads` as the standard harness
 /// does, so that `cargo test NAME` and cargo-nextest work; `--explain` lists what each test
 /// proves, and `--markdown FILE`, or the variable `GEAR_CONFORMANCE_MARKDOWN`, writes the
-/// table for a README. Fails if a test does, and if the command line makes no sense.
+/// table: between the lines `<!-- conformance -->` and `<!-- /conformance -->` of a file that has
+/// them, such as a README, or else as the whole file. A run of some tests only writes nothing.
+/// Fails if a test does, and if the command line makes no sense.
 pub fn main(backend: impl Backend) -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
@@ -105,6 +118,10 @@ impl Options {
         Ok(options)
     }
 
+    fn selects_all(&self) -> bool {
+        !self.ignored && self.filters.is_empty() && self.skip.is_empty()
+    }
+
     fn selects(&self, name: &str) -> bool {
         let fits = |filter: &String| {
             if self.exact { name == filter } else { name.contains(filter.as_str()) }
@@ -135,16 +152,39 @@ fn run(backend: impl Backend, options: Options) -> ExitCode {
         Some(threads) => Run::default().threads(threads),
         None => Run::default(),
     };
+    let is_whole = options.selects_all();
     let report = run.only(move |name| options.selects(name)).on(backend, print_result);
     print_failures(&report);
     println!("\n{report}");
-    if let Some(path) = markdown
-        && let Err(error) = std::fs::write(&path, report.to_markdown())
-    {
-        eprintln!("{}: {error}", path.display());
-        return ExitCode::FAILURE;
+    match markdown {
+        Some(path) if is_whole => {
+            if let Err(error) = write_table(&path, &report) {
+                eprintln!("{}: {error}", path.display());
+                return ExitCode::FAILURE;
+            }
+        }
+        Some(path) => println!("not all tests ran: {} stays as it is", path.display()),
+        None => {}
     }
     if report.is_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Writes the table as a file, or into one that has a place for it.
+fn write_table(path: &OsStr, report: &Report) -> io::Result<()> {
+    let table = report.to_markdown();
+    let page = match fs::read_to_string(path) {
+        Ok(old) => insert(&old, &table).unwrap_or(table),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => table,
+        Err(error) => return Err(error),
+    };
+    fs::write(path, page)
+}
+
+/// The page with the table in its place, if it has one.
+fn insert(page: &str, table: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
 }
 
 fn print_result(result: &TestResult) {
@@ -158,7 +198,7 @@ fn print_result(result: &TestResult) {
         Outcome::Failed(_) => println!("test {name} ... FAILED"),
     }
     // Whoever does not read on is not to hold up the tests.
-    let _ = std::io::stdout().flush();
+    let _ = io::stdout().flush();
 }
 
 fn print_failures(report: &Report) {
@@ -185,6 +225,24 @@ mod tests {
         let one = parse("a::b --exact --nocapture").unwrap();
         assert!(one.selects("a::b") && !one.selects("a::bb"));
         assert!(!parse("--list --format terse --ignored").unwrap().selects("a::b"));
+    }
+
+    #[test]
+    fn only_a_whole_run_has_a_table() {
+        assert!(parse("--markdown README.md --test-threads 2").unwrap().selects_all());
+        for some in ["order", "--skip restart", "a::b --exact", "--ignored"] {
+            assert!(!parse(some).unwrap().selects_all(), "{some}");
+        }
+    }
+
+    #[test]
+    fn the_table_goes_where_a_page_has_a_place_for_it() {
+        let page = "# X\n<!-- conformance -->\nold\n<!-- /conformance -->\nmore\n";
+        let new = insert(page, "table\n").unwrap();
+        let expected = "# X\n<!-- conformance -->\n\ntable\n\n<!-- /conformance -->\nmore\n";
+        assert_eq!(new, expected);
+        assert_eq!(insert(&new, "table\n").unwrap(), expected);
+        assert_eq!(insert("# X\n", "table\n"), None);
     }
 
     #[test]

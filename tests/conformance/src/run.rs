@@ -13,13 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gear_api::BoxError;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     backend::{Backend, Cannot, Time},
     report::{Outcome, Report, TestResult},
-    suite::{Case, Need, Suite, Test},
+    suite::{Case, Need, Running, Suite},
     world::World,
 };
 
@@ -159,7 +158,9 @@ fn run_guarded(backend: Arc<dyn Backend>, case: &'static Case, wall_limit: Durat
     }
     match receiver.recv_timeout(wall_limit) {
         Ok(outcome) => outcome,
-        Err(_) => {
+        // It panicked outside of the test's own task: in what the backend wrote.
+        Err(mpsc::RecvTimeoutError::Disconnected) => Outcome::Failed(panics.text()),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
             Outcome::Failed(format!("it hangs, or goes round without end\n{}", panics.text()))
         }
     }
@@ -170,49 +171,58 @@ fn run_one(backend: &Arc<dyn Backend>, case: &'static Case, panics: &Panics) -> 
         Ok(runtime) => runtime,
         Err(error) => return Outcome::Failed(format!("no runtime for it: {error}")),
     };
-    let limit = if backend.time() == Time::Virtual { LIMIT } else { REAL_LIMIT };
-    let outcome = runtime.block_on(async {
-        let body = run_case(Arc::clone(backend), case);
-        // A task of its own, so that a panic of the test is an error here.
-        let mut task = tokio::spawn(body);
-        match tokio::time::timeout(limit, &mut task).await {
-            Ok(Ok(Ok(outcome))) => outcome,
-            Ok(Ok(Err(error))) => match error.downcast::<Cannot>() {
-                Ok(cannot) => Outcome::NotClaimed(cannot.to_string()),
-                Err(error) => Outcome::Failed(format!("{}{}", panics.text(), chain(&*error))),
-            },
-            Ok(Err(_)) => Outcome::Failed(panics.text()),
-            Err(_) => {
-                task.abort();
-                Outcome::Failed(format!("{}what it waits for never comes", panics.text()))
-            }
-        }
-    });
+    let outcome = runtime.block_on(run_case(Arc::clone(backend), case, panics));
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
 }
 
-/// Runs a test, or what is to be checked in its place, and lets the system end.
-async fn run_case(backend: Arc<dyn Backend>, case: &'static Case) -> Result<Outcome, BoxError> {
-    let world = World::new(backend).await?;
-    let all = world.capabilities().await?;
-    let unmet = case.needs.iter().find(|need| !need.is_met(&all)).copied();
-    let body = match unmet {
-        None => Some((case.run)(world.clone())),
-        Some(need) => need.refusal(world.clone()),
+/// Runs a test, or what is to be checked in its place, and lets the system end, however that
+/// ends.
+async fn run_case(backend: Arc<dyn Backend>, case: &'static Case, panics: &Panics) -> Outcome {
+    let limit = if backend.time() == Time::Virtual { LIMIT } else { REAL_LIMIT };
+    // Nothing is proven of a system that can not be had, so here `Cannot` is a failure.
+    let world = match World::new(backend).await {
+        Ok(world) => world,
+        Err(error) => return Outcome::Failed(format!("no system for it: {}", chain(&*error))),
     };
-    let ended = match body {
-        // The system ends after a panic, too.
-        Some(body) => tokio::spawn(body).await,
-        None => Ok(Test::Ok(())),
+    let outcome = match world.capabilities().await {
+        Ok(all) => {
+            let unmet = case.needs.iter().find(|need| !need.is_met(&all)).copied();
+            let body = match unmet {
+                None => Some((case.run)(world.clone())),
+                Some(need) => need.refusal(world.clone()),
+            };
+            let ended = match body {
+                Some(body) => run_body(body, limit, panics).await,
+                None => Outcome::Passed,
+            };
+            match (ended, unmet) {
+                (Outcome::Passed, Some(need)) => Outcome::NotClaimed(not_claimed(need)),
+                (ended, _) => ended,
+            }
+        }
+        Err(error) => Outcome::Failed(format!("no connection: {}", chain(&*error))),
     };
     world.end().await;
-    match ended {
-        Ok(result) => result?,
-        Err(panic) if panic.is_panic() => panic::resume_unwind(panic.into_panic()),
-        Err(cancelled) => return Err(cancelled.into()),
+    outcome
+}
+
+/// Runs it in a task of its own, so that a panic is an outcome.
+async fn run_body(body: Running, limit: Duration, panics: &Panics) -> Outcome {
+    let mut task = tokio::spawn(body);
+    match tokio::time::timeout(limit, &mut task).await {
+        Ok(Ok(Ok(()))) => Outcome::Passed,
+        Ok(Ok(Err(error))) => match error.downcast::<Cannot>() {
+            Ok(cannot) => Outcome::NotClaimed(cannot.to_string()),
+            Err(error) => Outcome::Failed(format!("{}{}", panics.text(), chain(&*error))),
+        },
+        Ok(Err(_)) => Outcome::Failed(panics.text()),
+        Err(_) => {
+            task.abort();
+            let _ = task.await;
+            Outcome::Failed(format!("{}what it waits for never comes", panics.text()))
+        }
     }
-    Ok(unmet.map_or(Outcome::Passed, |need| Outcome::NotClaimed(not_claimed(need))))
 }
 
 fn not_claimed(need: Need) -> String {

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use gear_api::BoxError;
-use gear_conformance::{Backend, Connection, Outcome, Report, Run, System, Time};
+use gear_conformance::{Backend, Cannot, Connection, Outcome, Report, Run, System, Time};
 use gear_memory::MemoryBroker;
 
 /// A backend whose author has written no more than must be.
@@ -52,6 +52,38 @@ fn what_tests_cannot_do_is_not_claimed_and_all_else_passes() {
     }
     let passed = report.results.iter().filter(|result| result.outcome == Outcome::Passed).count();
     assert!(passed > 180, "only {passed} need no more than a connection");
+}
+
+/// A backend whose broker is not there.
+struct Away;
+
+#[async_trait]
+impl Backend for Away {
+    fn name(&self) -> String {
+        "away".to_owned()
+    }
+
+    fn time(&self) -> Time {
+        Time::Virtual
+    }
+
+    async fn system(&self) -> Result<Box<dyn System>, BoxError> {
+        Ok(Box::new(Self))
+    }
+}
+
+#[async_trait]
+impl System for Away {
+    async fn connect(&self) -> Result<Connection, BoxError> {
+        Err(Cannot("reach the broker").into())
+    }
+}
+
+#[test]
+fn who_can_not_connect_has_proven_nothing() {
+    let report = Run::default().on(Away, |_| {});
+    assert!(!report.is_passed());
+    assert_eq!(report.failed().count(), report.results.len());
 }
 
 #[test]

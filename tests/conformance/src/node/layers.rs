@@ -26,7 +26,8 @@ suite! { "node-layers";
     an_elapsed_timeout_is_a_timeout: "and only of what was registered after the layer",
     what_is_shed_is_overloaded_and_may_be_tried_again: "it was surely not done",
     waiting_for_a_layer_blocks_no_other_operation: "nor the same one's answers",
-    a_layer_of_ones_own_answers_in_place_of_the_handler: "calls are answered, casts set aside",
+    a_layer_of_ones_own_answers_in_place_of_the_handler: "and may let requests through",
+    a_cast_that_a_layer_refuses_is_set_aside(dead_letters): "as one that a handler refuses",
 }
 
 async fn slow(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
@@ -114,13 +115,19 @@ impl Service<Request> for TenantsOnly {
 async fn a_layer_of_ones_own_answers_in_place_of_the_handler(world: World) -> Test {
     let log = Log::default();
     let node = world.node(&CTRL, "host1").await?.state(log.clone());
-    let node = node.layer(Tenants).layer(TimeoutLayer::new(LONG)).on(NOTE, note).start().await?;
+    let _node = node.layer(Tenants).layer(TimeoutLayer::new(LONG)).on(NOTE, note).start().await?;
     let client = world.client().await?;
     let refused = client.call(CTRL, NOTE, &"x".into()).await;
     assert!(matches!(refused, Err(CallError::Remote(e)) if e.code == "no-tenant"));
     client.call(CTRL, NOTE, &"y".into()).header("tenant", "acme").await?;
     assert_eq!(log.exactly(1, &world).await, ["CTRL.host1 CTRL y"]);
-    // A cast that a layer refuses is set aside, as one that a handler refuses.
+    Ok(())
+}
+
+async fn a_cast_that_a_layer_refuses_is_set_aside(world: World) -> Test {
+    let node = world.node(&CTRL, "host1").await?.state(Log::default());
+    let node = node.layer(Tenants).on(NOTE, note).start().await?;
+    let client = world.client().await?;
     client.cast(CTRL, NOTE, &"z".into()).await?;
     eventually(|| node.stats().set_aside == 1).await;
     Ok(())

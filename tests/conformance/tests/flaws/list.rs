@@ -334,6 +334,10 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
         => "taps::a_tap_sees_copies_and_never_competes";
     "events are there and not promised": Promised(|all| all.events = false)
         => "events::every_group_gets_one_copy";
+    "delays are there and not promised": Promised(|all| all.delays = false)
+        => "delays::a_delayed_message_is_the_same";
+    "dead letters are there and not promised": Promised(|all| all.dead_letters = false)
+        => "dead-letters::each_service_has_its_own", "node-casts::what_cannot_be_handled_is_set_aside";
 
     // Connections.
     "it is never ready": Says(|status| if status.is_ready() { Status::Connecting } else { status })
