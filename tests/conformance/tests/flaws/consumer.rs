@@ -1,7 +1,10 @@
 //! The flaws of a consumer: in what it delivers, and in how that is settled.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,7 +21,7 @@ use super::{
     transport::Flawed,
 };
 
-/// What marks a message that was put at the end of its queue.
+/// What marks a message that was requeued by sending it again.
 const AGAIN: &str = "gear-again";
 
 /// A consumer that the flaw is in.
@@ -33,6 +36,7 @@ struct Shared {
     transport: MemoryTransport,
     /// The deliveries that are held, by tag, in their order.
     held: Mutex<Vec<Held>>,
+    stopped: AtomicBool,
 }
 
 struct Held {
@@ -45,8 +49,8 @@ struct Held {
 
 impl FlawedSource {
     pub(crate) fn new(flaw: Flawed, inner: Consumer, transport: MemoryTransport) -> Self {
-        let held = Mutex::default();
-        Self { inner, shared: Arc::new(Shared { flaw, transport, held }) }
+        let (held, stopped) = (Mutex::default(), AtomicBool::new(false));
+        Self { inner, shared: Arc::new(Shared { flaw, transport, held, stopped }) }
     }
 }
 
@@ -63,7 +67,7 @@ impl Shared {
         match self.flaw.does() {
             Some(Does::Got(change)) => shown = change(shown),
             Some(Does::Marked(change)) => change(&mut key, &mut again),
-            Some(Does::More(More::RequeueToTheEnd)) => {
+            Some(Does::More(More::RequeueIsSent)) => {
                 let mut builder = shown.to_builder();
                 again |= builder.headers_mut().remove(AGAIN).is_some();
                 shown = builder.build();
@@ -110,9 +114,12 @@ impl Settle for Shared {
                 let same = self.take(|held| Some(held.message.body()) == body.as_ref());
                 return same.into_iter().for_each(|settlement| apply(settlement, verdict));
             }
-            Some(Does::More(More::RequeueToTheEnd)) if verdict == Verdict::Requeue => {
-                self.put_at_the_end(tag);
+            Some(Does::More(More::RequeueIsSent)) if verdict == Verdict::Requeue => {
+                self.publish_anew(tag);
                 verdict = Verdict::Ack;
+            }
+            Some(Does::More(More::StopForgetsHeld)) if self.stopped.load(Ordering::SeqCst) => {
+                verdict = Verdict::Dropped;
             }
             _ => {}
         }
@@ -131,7 +138,7 @@ impl Settle for Shared {
 }
 
 impl Shared {
-    fn put_at_the_end(&self, tag: u64) {
+    fn publish_anew(&self, tag: u64) {
         let held = self.held();
         let Some(held) = held.iter().find(|held| held.tag == tag) else { return };
         let (Ok(to), mut copy) = (held.key.parse::<Address>(), held.message.to_builder()) else {
@@ -165,6 +172,7 @@ impl Source for FlawedSource {
                 delivery.ack();
             }
         }
+        self.shared.stopped.store(true, Ordering::SeqCst);
         self.inner.stop();
     }
 

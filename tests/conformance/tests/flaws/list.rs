@@ -47,13 +47,18 @@ pub(crate) enum More {
     AckTakesEarlierAlong,
     AckOfOldCounts,
     AcksWait,
-    RequeueToTheEnd,
+    RequeueIsSent,
     StopAcks,
+    StopForgetsHeld,
     ForwardLoses,
     GroupsTwice,
     InstanceToAll,
     ServiceToAll,
     BroadcastToOneService,
+    CaselessNames,
+    SendingCreates,
+    FirstTakesAll,
+    OverlapsTwice,
     ConfirmsFirst,
     AnswersShifted,
     SendsSwapped,
@@ -217,8 +222,11 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
         => "cuts::a_settlement_of_before_is_ignored";
     "closing loses settlements": More(More::AcksWait)
         => "closing::closing_flushes_settlements";
-    "a requeue puts at the end": More(More::RequeueToTheEnd)
-        => "order::what_goes_back_comes_before_its_successors";
+    "a requeue is sent anew": More(More::RequeueIsSent)
+        => "order::what_goes_back_comes_before_its_successors",
+           "settlement::a_requeue_makes_no_copies_elsewhere";
+    "settlements end with their consumer": More(More::StopForgetsHeld)
+        => "settlement::what_was_taken_stays_settleable_after_a_stop";
     "stopping consumes what was not given out": More(More::StopAcks)
         => "redelivery::what_a_dropped_consumer_had_not_given_out_goes_back",
            "redelivery::what_a_stopped_consumer_had_not_given_out_goes_back";
@@ -237,6 +245,14 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
         => "addressing::a_service_address_reaches_one_instance";
     "a broadcast stays in one service": More(More::BroadcastToOneService)
         => "addressing::a_broadcast_reaches_every_instance_once";
+    "case does not count": More(More::CaselessNames) => "addressing::names_are_compared_exactly";
+    "sending creates a queue": More(More::SendingCreates)
+        => "addressing::nobody_there_is_not_routed", "node-calls::nobody_is_there";
+    "who came first takes all": More(More::FirstTakesAll)
+        => "sharing::consumers_take_turns", "sharing::a_busy_consumer_is_passed_over",
+           "node-addressing::a_service_is_one_instance_in_turn";
+    "patterns that overlap make two copies": More(More::OverlapsTwice)
+        => "events::patterns_that_overlap_make_one_copy";
     "systems hear each other": More(More::OneSystem)
         => "addressing::two_systems_do_not_hear_each_other";
     "event groups compete": Subscribed(|subscription| match subscription {

@@ -10,8 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use gear_api::{
-    Address, BoxError, Capabilities, Clock, Consumer, Instance, Message, Publish, PublishError,
-    ReplySink, ReplyTo, Route, Service, Status, SubscribeError, Subscription, Text, Transport,
+    Address, BoxError, Capabilities, Clock, Consumer, EventGroup, Instance, Message, Pattern,
+    Publish, PublishError, ReplySink, ReplyTo, Route, Service, Status, SubscribeError,
+    Subscription, Text, Transport,
 };
 use gear_conformance::{Backend, Connection, Full, Link, System, Time};
 use gear_memory::{MemoryBroker, MemoryTransport};
@@ -46,7 +47,7 @@ impl Backend for Flawed {
             Some(More::OneSystem) => ONE.with(Clone::clone),
             _ => MemoryBroker::new(),
         };
-        Ok(Box::new(FlawedSystem { flaw: *self, broker: Broker(broker), asked: Arc::default() }))
+        Ok(Box::new(FlawedSystem { flaw: *self, broker: Broker(broker), known: Arc::default() }))
     }
 }
 
@@ -67,13 +68,19 @@ impl Flawed {
     }
 }
 
-/// Who takes replies, in the order in which they asked.
-type Asked = Arc<Mutex<Vec<(Instance, Arc<FlawedSink>)>>>;
+/// What all connections of a system know.
+#[derive(Debug, Default)]
+struct Known {
+    /// Who takes replies, in the order in which they asked.
+    asked: Mutex<Vec<(Instance, Arc<FlawedSink>)>>,
+    served: Mutex<Vec<Service>>,
+    patterns: Mutex<Vec<(EventGroup, Vec<Pattern>)>>,
+}
 
 struct FlawedSystem {
     flaw: Flawed,
     broker: Broker,
-    asked: Asked,
+    known: Arc<Known>,
 }
 
 #[async_trait]
@@ -83,7 +90,7 @@ impl System for FlawedSystem {
         let transport: Arc<dyn Transport> = Arc::new(FlawedTransport {
             flaw: self.flaw,
             inner: inner.clone(),
-            asked: Arc::clone(&self.asked),
+            known: Arc::clone(&self.known),
             closed: AtomicBool::new(false),
             sent: AtomicUsize::new(0),
             answer: Mutex::new(Ok(())),
@@ -135,7 +142,7 @@ impl Link for End {
 struct FlawedTransport {
     flaw: Flawed,
     inner: MemoryTransport,
-    asked: Asked,
+    known: Arc<Known>,
     closed: AtomicBool,
     sent: AtomicUsize,
     /// Of the message before.
@@ -168,6 +175,20 @@ impl FlawedTransport {
                 send(&service.all()).detach();
                 None
             }
+            (More::CaselessNames, Route::Address(to)) => {
+                Some(send(&to.to_string().to_uppercase().parse().ok()?))
+            }
+            (More::OverlapsTwice, Route::Event(topic)) => {
+                let known = self.known.patterns.lock().unwrap();
+                let matches = |patterns: &Vec<Pattern>| {
+                    patterns.iter().filter(|pattern| pattern.matches(topic.as_str())).count()
+                };
+                let most = known.iter().map(|(_, patterns)| matches(patterns)).max();
+                for _ in 1..most.unwrap_or_default() {
+                    self.inner.send(route, message.clone()).detach();
+                }
+                None
+            }
             (More::BroadcastToOneService, Route::Address(Address::Broadcast)) => {
                 Some(send(&Service::new("CTRL").all()))
             }
@@ -176,7 +197,7 @@ impl FlawedTransport {
             ),
             (More::DeadForgotten, Route::Dead(_)) => Some(Publish::ready(Ok(()))),
             (More::ReplyToTheLast, Route::Reply(to)) if to.as_str().contains(":reply.") => {
-                let last = self.asked.lock().unwrap().last()?.1.at()?;
+                let last = self.known.asked.lock().unwrap().last()?.1.at()?;
                 Some(self.inner.send(Route::Reply(&last), message.clone()))
             }
             _ => None,
@@ -196,6 +217,16 @@ impl FlawedTransport {
                     inner.send(Route::Address(&to), message).await
                 });
                 Some(Publish::ready(Ok(())))
+            }
+            (More::SendingCreates, Route::Address(Address::Service(service))) => {
+                let (answer, receiver) = oneshot::channel();
+                let (service, message) = (service.clone(), message.clone());
+                tokio::spawn(async move {
+                    let to = Address::Service(service.clone());
+                    drop(inner.subscribe(Subscription::Service { service, prefetch: 1 }).await);
+                    answer.send(inner.send(Route::Address(&to), message).await)
+                });
+                Some(Publish::handed_over(receiver))
             }
             (More::LosesEveryTenth, Route::Address(_)) if number % 10 == 9 => {
                 Some(Publish::ready(Ok(())))
@@ -309,10 +340,24 @@ impl Transport for FlawedTransport {
                 instance: instance.clone(),
                 sink: Arc::clone(sink),
                 at: Mutex::default(),
-                asked: Arc::clone(&self.asked),
+                known: Arc::clone(&self.known),
             });
-            self.asked.lock().unwrap().push((instance.clone(), Arc::clone(&flawed)));
+            self.known.asked.lock().unwrap().push((instance.clone(), Arc::clone(&flawed)));
             *sink = flawed;
+        }
+        if let (Some(More::OverlapsTwice), Subscription::Events { group, patterns, .. }) =
+            (self.flaw.more(), &subscription)
+        {
+            self.known.patterns.lock().unwrap().push((group.clone(), patterns.clone()));
+        }
+        if let (Some(More::FirstTakesAll), Subscription::Service { service, .. }) =
+            (self.flaw.more(), &mut subscription)
+        {
+            let mut served = self.known.served.lock().unwrap();
+            match served.contains(service) {
+                true => *service = Service::new("NOTHING"),
+                false => served.push(service.clone()),
+            }
         }
         let consumer = match self.inner.subscribe(subscription).await {
             Err(SubscribeError::NameInUse(_)) if self.flaw.is(More::NameTaken) => {
@@ -369,7 +414,7 @@ struct FlawedSink {
     instance: Instance,
     sink: Arc<dyn ReplySink>,
     at: Mutex<Option<ReplyTo>>,
-    asked: Asked,
+    known: Arc<Known>,
 }
 
 impl std::fmt::Debug for FlawedSink {
@@ -398,7 +443,7 @@ impl ReplySink for FlawedSink {
         if !self.flaw.is(More::RepliesToAllOfAName) {
             return self.sink.deliver(reply);
         }
-        let asked: Vec<_> = self.asked.lock().unwrap().clone();
+        let asked: Vec<_> = self.known.asked.lock().unwrap().clone();
         for (_, sink) in asked.iter().filter(|(instance, _)| *instance == self.instance) {
             sink.sink.deliver(reply.clone());
         }
