@@ -69,3 +69,8 @@ pub use {
     error::AmqpError,
     transport::AmqpTransport,
 };
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

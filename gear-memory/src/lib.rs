@@ -72,3 +72,8 @@ pub use fault::{BrokerFault, Injection};
 pub use model::{DeathReason, Overflow, Policy};
 pub use record::{Event, Label, Recorded};
 pub use transport::MemoryTransport;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
