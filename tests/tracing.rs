@@ -1,12 +1,20 @@
-//! What a node writes to the log. Alone in its process: what is logged is decided once for
+//! What nodes and clients write to the log. Alone in its process: what is logged is decided once for
 //! each place in the code, and tests beside it that log nowhere would have a say in it.
 
 use std::sync::Arc;
 
-use gear::{Client, Context, Fault, Node, Operation, Service, memory::MemoryBroker};
+use gear::{
+    Client, Context, Fault, Node, Operation, Pattern, Service, Topic,
+    memory::{BrokerFault, MemoryBroker},
+};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 const CTRL: Service = Service::new("CTRL");
+const REPO: Service = Service::new("REPO");
 const ECHO: Operation<String, String> = Operation::new("echo");
+const ASK: Operation<(), String> = Operation::new("ask");
+
+type Test = Result<(), Box<dyn std::error::Error>>;
 
 /// What a subscriber for people writes down.
 #[derive(Clone, Default)]
@@ -23,36 +31,179 @@ impl std::io::Write for Written {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_handler_runs_in_a_span_and_the_log_says_why_it_failed_but_shows_no_body()
--> Result<(), Box<dyn std::error::Error>> {
-    async fn fail(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
-        tracing::info!("handling");
-        Ok(text.parse::<u32>()?.to_string())
+impl Written {
+    /// Listens to what this thread does; spans are written when they end.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::CLOSE)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
     }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no test panics in here")).into_owned()
+    }
+
+    /// The spans of this name that have ended, without their parents and ids: what they say of
+    /// themselves.
+    fn ended(&self, name: &str) -> Vec<String> {
+        let text = self.text();
+        let closed = text.lines().filter(|line| line.ends_with(": close"));
+        let spans = closed.filter_map(|line| {
+            let (span, _) = line.trim_start().strip_prefix("INFO ")?.rsplit_once("}: ")?;
+            let own = span.rsplit("}:").next()?;
+            let fields = own.strip_prefix(name)?.strip_prefix('{')?;
+            let of_id = |field: &&str| !field.starts_with("messaging.message.id=");
+            Some(fields.split(' ').filter(of_id).collect::<Vec<_>>().join(" "))
+        });
+        spans.collect()
+    }
+}
+
+async fn client(broker: &MemoryBroker) -> Client {
+    let name = "CLI.test".parse().expect("a valid name");
+    Client::builder(broker.connect(), name).start().await.expect("the broker is up")
+}
+
+async fn fail(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+    tracing::info!("handling");
+    Ok(text.parse::<u32>()?.to_string())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_runs_in_a_span_and_the_log_says_why_it_failed_but_shows_no_body() -> Test {
     let written = Written::default();
-    let writer = written.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = written.listen();
 
     let broker = MemoryBroker::new();
     let ctrl = Node::builder(broker.connect(), CTRL.at("host1")?).on(ECHO, fail).start().await?;
-    let client = Client::builder(broker.connect(), "CLI.test".parse()?).start().await?;
-    let call = client.call(CTRL, ECHO, &"canary".to_owned()).send();
+    let call = client(&broker).await.call(CTRL, ECHO, &"canary".to_owned()).send();
     let id = call.id().expect("it was sent").to_string();
     assert!(call.await.is_err());
     drop(ctrl);
 
-    let log = String::from_utf8(written.0.lock().expect("no test panics in here").clone())?;
-    let span = format!("gear.handle{{operation=echo kind=call from=CLI.test id={id}}}");
+    let log = written.text();
+    let span = format!(
+        "gear.handle{{operation=echo kind=call from=CLI.test otel.kind=\"server\" \
+         messaging.destination.name=CTRL messaging.destination.subscription.name=CTRL \
+         messaging.message.id={id}}}"
+    );
     let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or("").to_owned();
     assert!(line("handling").contains(&span), "{log}");
     let failed = line("the handler failed");
     assert!(failed.contains(&span) && failed.contains("invalid digit"), "{log}");
     assert!(!log.contains("canary"), "{log}");
+    assert!(log.contains(&format!("messaging.message.id={id} error.type=\"failed\"")), "{log}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_thing_sent_has_a_span_with_its_outcome() -> Test {
+    async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        Ok(text)
+    }
+    let (written, text) = (Written::default(), "x".to_owned());
+    let _guard = written.listen();
+    let broker = MemoryBroker::new();
+    let client = client(&broker).await;
+
+    // Nobody is there yet.
+    assert!(client.call(CTRL, ECHO, &text).await.is_err());
+    assert!(client.cast(CTRL.at("host1")?, ECHO, &text).await.is_err());
+    let _ctrl = Node::builder(broker.connect(), CTRL.at("host1")?).on(ECHO, echo).start().await?;
+    client.call(CTRL, ECHO, &text).await?;
+    drop(client.call(CTRL, ECHO, &text).send());
+    client.cast(CTRL.all(), ECHO, &text).await?;
+    client.cast(CTRL, ECHO, &text).send().detach();
+    broker.inject(BrokerFault::LoseConfirm);
+    assert!(client.cast(CTRL, ECHO, &text).await.is_err());
+    client.call(CTRL, ECHO, &text).reply_to(&CTRL).await?;
+    client.publish("orders.paid".parse::<Topic>()?, ECHO, &text).await?;
+    for host in ["host1", "host2"] {
+        let gather = client.gather(CTRL.all(), ECHO, &text).expect([CTRL.at(host)?]);
+        let mut answers = gather.await?;
+        while answers.next().await.is_some() {}
+    }
+    drop(client.gather(CTRL.all(), ECHO, &text).await?);
+    assert!(client.gather(REPO.all(), ECHO, &text).await.is_err());
+    broker.idle().await;
+
+    let client = r#"operation=echo otel.kind="client" messaging.destination.name="#;
+    let producer = r#"operation=echo otel.kind="producer" messaging.destination.name="#;
+    assert_eq!(
+        written.ended("gear.call"),
+        [
+            format!(r#"{client}CTRL error.type="not-routed" outcome="error""#),
+            format!(r#"{client}CTRL outcome="ok""#),
+            format!(r#"{client}CTRL outcome="given-up""#),
+        ]
+    );
+    assert_eq!(
+        written.ended("gear.cast"),
+        [
+            format!(r#"{producer}CTRL.host1 error.type="not-routed" outcome="error""#),
+            format!(r#"{producer}CTRL.* outcome="ok""#),
+            format!(r#"{producer}CTRL outcome="detached""#),
+            format!(r#"{producer}CTRL error.type="unknown" outcome="error""#),
+        ]
+    );
+    assert_eq!(written.ended("gear.request"), [format!(r#"{producer}CTRL outcome="ok""#)]);
+    assert_eq!(written.ended("gear.publish"), [format!(r#"{producer}orders.paid outcome="ok""#)]);
+    assert_eq!(
+        written.ended("gear.gather"),
+        [
+            format!(r#"{client}CTRL.* answers=1 outcome="ok""#),
+            format!(r#"{client}CTRL.* answers=1 outcome="incomplete""#),
+            format!(r#"{client}CTRL.* outcome="given-up""#),
+            format!(r#"{client}REPO.* error.type="not-routed" outcome="error""#),
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_sends_is_within_its_span_and_what_it_lets_others_handle_is_not() -> Test {
+    async fn ask(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
+        Ok(cx.client().call(REPO, ASK, &()).await?)
+    }
+    async fn answer(_: Arc<()>, _: Context, (): ()) -> Result<String, Fault> {
+        tracing::info!("answering");
+        Ok("x".to_owned())
+    }
+    async fn note(_: Arc<()>, _: Context, text: String) -> Result<(), Fault> {
+        tracing::info!("noting {text}");
+        Ok(())
+    }
+    let written = Written::default();
+    let _guard = written.listen();
+    let broker = MemoryBroker::new();
+    let _ctrl = Node::builder(broker.connect(), CTRL.at("host1")?).on(ASK, ask).start().await?;
+    let node = Node::builder(broker.connect(), REPO.at("host1")?).concurrency(1).on(ASK, answer);
+    let note_event: Operation<String, ()> = Operation::new("note");
+    let _repo = node.on_event("notes", Pattern::new("#"), note_event, note).start().await?;
+    let client = client(&broker).await;
+    client.call(CTRL, ASK, &()).await?;
+    for text in ["one", "two", "three"] {
+        client.publish("a".parse::<Topic>()?, note_event, &text.to_owned()).send().detach();
+    }
+    broker.idle().await;
+
+    let log = written.text();
+    let spans = |text: &str| {
+        let line = log.lines().find(|line| line.contains(text)).unwrap_or("");
+        line.matches("gear.").count()
+    };
+    let nested = log.lines().find(|line| line.contains("gear.call") && line.contains("name=REPO"));
+    assert!(nested.is_some_and(|line| line.contains("gear.handle{operation=ask")), "{log}");
+    // The broker is in this process, and delivers on the stack of whoever lets it.
+    assert_eq!(spans("answering"), 1, "{log}");
+    for text in ["noting one", "noting two", "noting three"] {
+        assert_eq!(spans(text), 1, "{log}");
+    }
     Ok(())
 }

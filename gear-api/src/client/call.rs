@@ -16,6 +16,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     CallError, Cast, CastError, Client, Core, NotSent, RemoteError,
     pending::{self, Waiter},
+    trace::{Sent, Trace},
 };
 use crate::{
     Address, Codec, HeaderValue, Headers, Id, Kind, Message, Operation, Publish, ReplyTo, Route,
@@ -99,6 +100,10 @@ impl Request {
         head
     }
 
+    pub(super) fn trace(&self, sent: Sent) -> Trace {
+        Trace::new(sent, self.operation, &self.to, Some(&self.id))
+    }
+
     /// Registers the waiter and hands the message over.
     pub(super) fn send(mut self, waiter: Waiter, content_type: Text) -> Result<Open, CallError> {
         let mut head = self.head(content_type);
@@ -154,12 +159,13 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
 
     /// Sends it now; the answer can be awaited later.
     pub fn send(self) -> Response<Rep, C> {
+        let trace = self.request.trace(Sent::Call);
         let (answer, receiver) = oneshot::channel();
         let state = match self.request.send(Waiter::One(answer), C::CONTENT_TYPE) {
             Ok(open) => State::Open(open, receiver),
             Err(error) => State::Failed(error),
         };
-        Response { state, reply: PhantomData }
+        Response { state, trace, reply: PhantomData }
     }
 
     /// Lets the answer go to any instance of `service`, whose reply handler
@@ -194,6 +200,7 @@ impl<Rep, C: Codec<Rep>> IntoFuture for Call<Rep, C> {
 #[must_use = "the answer is lost"]
 pub struct Response<Rep, C> {
     state: State,
+    trace: Trace,
     reply: PhantomData<fn(C) -> Rep>,
 }
 
@@ -292,7 +299,12 @@ impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {
             State::Done => return Poll::Pending,
         };
         self.state = State::Done;
-        Poll::Ready(result.and_then(|reply| read::<Rep, C>(&reply)))
+        let result = result.and_then(|reply| read::<Rep, C>(&reply));
+        match &result {
+            Ok(_) => self.trace.ok(),
+            Err(error) => self.trace.failed(error.word()),
+        }
+        Poll::Ready(result)
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::{CastError, Client, NotSent, call};
+use super::{
+    CastError, Client, NotSent, call,
+    trace::{Sent, Trace},
+};
 use crate::{
     Address, Codec, HeaderValue, Kind, Operation, Publish, Route, Text, Topic, clock::after,
     message::Head,
@@ -32,6 +35,15 @@ pub struct Cast {
 enum Destination {
     Address(Address),
     Topic(Topic),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Topic(topic) => topic.fmt(f),
+        }
+    }
 }
 
 impl Cast {
@@ -119,24 +131,36 @@ impl Cast {
 
     /// Sends it now; whether it arrived can be awaited later.
     pub fn send(self) -> Sending {
-        let message = match self.body {
-            Ok(body) => self.head.message(body),
-            Err(why) => return Sending(State::Failed(CastError::NotSent(why))),
+        let trace = self.trace();
+        let state = self.hand_over().unwrap_or_else(State::Failed);
+        Sending { state, trace }
+    }
+
+    fn trace(&self) -> Trace {
+        let sent = match self.head.kind {
+            Kind::Event => Sent::Event,
+            Kind::Call => Sent::Request,
+            _ => Sent::Cast,
         };
+        Trace::new(sent, &self.head.operation, &self.to, self.head.id.as_ref())
+    }
+
+    fn hand_over(self) -> Result<State, CastError> {
+        let message = self.head.message(self.body.map_err(CastError::NotSent)?);
         let core = self.client.core();
         if core.pending.is_closed() {
-            return Sending(State::Failed(CastError::Closed));
+            return Err(CastError::Closed);
         }
         // Otherwise it would depend on the broker's haste whether anybody learns that it was sent.
         if self.give_up <= Instant::now() {
-            return Sending(State::Failed(CastError::NotSent(NotSent::TooLate)));
+            return Err(CastError::NotSent(NotSent::TooLate));
         }
         let (route, group) = match &self.to {
             Destination::Address(address) => (Route::Address(address), address.is_group()),
             Destination::Topic(topic) => (Route::Event(topic), true),
         };
         let publish = core.transport.send(route, message);
-        Sending(State::Open { publish, group, give_up: self.give_up, timer: None })
+        Ok(State::Open { publish, group, give_up: self.give_up, timer: None })
     }
 }
 
@@ -156,7 +180,10 @@ impl IntoFuture for Cast {
 /// Dropping it gives up the answer; the message is not unsent, unless it still waits for
 /// the connection.
 #[must_use = "the broker's answer tells whether the message arrived"]
-pub struct Sending(State);
+pub struct Sending {
+    state: State,
+    trace: Trace,
+}
 
 enum State {
     Failed(CastError),
@@ -166,9 +193,14 @@ enum State {
 
 impl Sending {
     /// Lets the message go its way without anybody waiting for the broker's answer.
-    pub fn detach(self) {
-        if let State::Open { publish, .. } = self.0 {
-            publish.detach();
+    pub fn detach(mut self) {
+        match self.state {
+            State::Open { publish, .. } => {
+                self.trace.detached();
+                publish.detach();
+            }
+            State::Failed(error) => self.trace.failed(error.word()),
+            State::Done => {}
         }
     }
 }
@@ -177,7 +209,7 @@ impl Future for Sending {
     type Output = Result<(), CastError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = match &mut self.0 {
+        let result = match &mut self.state {
             State::Open { publish, group, give_up, timer } => {
                 match Pin::new(&mut *publish).poll(cx) {
                     Poll::Ready(answer) => {
@@ -196,24 +228,25 @@ impl Future for Sending {
                     }
                 }
             }
-            State::Failed(_) => match std::mem::replace(&mut self.0, State::Done) {
+            State::Failed(_) => match std::mem::replace(&mut self.state, State::Done) {
                 State::Failed(error) => Err(error),
                 _ => Err(CastError::Closed),
             },
             // Polled after it ended.
             State::Done => return Poll::Pending,
         };
-        self.0 = State::Done;
+        self.state = State::Done;
+        match &result {
+            Ok(()) => self.trace.ok(),
+            Err(error) => self.trace.failed(error.word()),
+        }
         Poll::Ready(result)
     }
 }
 
 impl fmt::Debug for Cast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let to = match &self.to {
-            Destination::Address(address) => address.to_string(),
-            Destination::Topic(topic) => topic.to_string(),
-        };
+        let to = format_args!("{}", self.to);
         f.debug_struct("Cast").field("to", &to).finish_non_exhaustive()
     }
 }

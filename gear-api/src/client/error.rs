@@ -95,6 +95,18 @@ impl CallError {
         }
     }
 
+    /// Which one it is, for the log.
+    pub(super) fn word(&self) -> &str {
+        match self {
+            Self::Remote(error) => &error.code,
+            Self::NotRouted => "not-routed",
+            Self::NotSent(_) => "not-sent",
+            Self::DeadlinePassed => "deadline-passed",
+            Self::ReplyNotDecodable(_) => "reply-not-decodable",
+            Self::Closed => "closed",
+        }
+    }
+
     /// The code of a failure that the service reported.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
@@ -134,6 +146,16 @@ impl CastError {
             Self::NotSent(why) => why.retry(),
             Self::Unknown(_) => Retry::IfIdempotent,
             Self::Closed => Retry::Useless,
+        }
+    }
+
+    /// Which one it is, for the log.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::NotRouted => "not-routed",
+            Self::NotSent(_) => "not-sent",
+            Self::Unknown(_) => "unknown",
+            Self::Closed => "closed",
         }
     }
 

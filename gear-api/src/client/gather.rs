@@ -18,6 +18,7 @@ use super::{
     CallError, Client,
     call::{self, Open, Request},
     pending::Waiter,
+    trace::{Sent, Trace},
 };
 use crate::{Address, Codec, HeaderValue, Instance, Message, Operation, Text};
 
@@ -109,22 +110,31 @@ impl<Rep: 'static, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let mut trace = self.request.trace(Sent::Gather);
         let (sender, receiver) = mpsc::unbounded_channel();
         let expected = self.expected;
-        let answers =
-            self.request.send(Waiter::Many(sender), C::CONTENT_TYPE).map(|open| Answers {
-                open,
-                receiver,
-                first: None,
-                expects: !expected.is_empty(),
-                missing: expected,
-                answered: BTreeSet::new(),
-                reply: PhantomData,
-            });
+        let open = self.request.send(Waiter::Many(sender), C::CONTENT_TYPE);
+        if let Err(error) = &open {
+            trace.failed(error.word());
+        }
+        let answers = open.map(|open| Answers {
+            open,
+            trace,
+            receiver,
+            first: None,
+            expects: !expected.is_empty(),
+            missing: expected,
+            answered: BTreeSet::new(),
+            heard: 0,
+            reply: PhantomData,
+        });
         Box::pin(async move {
             let mut answers = answers?;
-            std::future::poll_fn(|cx| answers.poll_sent(cx)).await?;
-            Ok(answers)
+            let sent = std::future::poll_fn(|cx| answers.poll_sent(cx)).await;
+            if let Err(error) = &sent {
+                answers.trace.failed(error.word());
+            }
+            sent.map(|()| answers)
         })
     }
 }
@@ -143,12 +153,15 @@ pub struct Answer<Rep> {
 /// answered, or at the deadline. An instance that answers twice is heard once.
 pub struct Answers<Rep, C> {
     open: Open,
+    trace: Trace,
     receiver: mpsc::UnboundedReceiver<Message>,
     /// An answer that came before the broker's.
     first: Option<Message>,
     expects: bool,
     missing: BTreeSet<Instance>,
     answered: BTreeSet<Instance>,
+    /// How many answers there were.
+    heard: usize,
     reply: PhantomData<fn(C) -> Rep>,
 }
 
@@ -182,6 +195,15 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
+        let answer = std::task::ready!(self.poll_answer(cx));
+        match &answer {
+            Some(_) => self.heard += 1,
+            None => self.trace.gathered(self.heard, self.missing.is_empty()),
+        }
+        Poll::Ready(answer)
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
         loop {
             if self.expects && self.missing.is_empty() {
                 return Poll::Ready(None);

@@ -7,6 +7,7 @@ mod error;
 mod gather;
 mod pending;
 mod tap;
+mod trace;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -59,11 +59,16 @@ impl Job {
     pub(super) fn span(&self) -> Span {
         let message = self.message();
         tracing::info_span!(
+            // Whoever is on the stack has sent it, or only made room for it in its queue.
+            parent: None,
             "gear.handle",
             operation = %message.operation(),
             kind = %message.kind(),
             from = %message.sender(),
-            id = message.id().map(tracing::field::display),
+            "otel.kind" = if self.wants_answer() { "server" } else { "consumer" },
+            "messaging.destination.name" = %self.cx.key(),
+            "messaging.destination.subscription.name" = %self.queue,
+            "messaging.message.id" = message.id().map(tracing::field::display),
         )
     }
 
