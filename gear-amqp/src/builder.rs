@@ -7,6 +7,7 @@ use gear_api::{Text, topology::QueueType};
 use crate::{
     AmqpError, AmqpTransport,
     endpoint::{self, Endpoint},
+    wire::is_system,
 };
 
 /// Who sees to it that exchanges, queues and bindings exist.
@@ -50,6 +51,7 @@ pub enum TopologyMode {
 /// | `certfile=c.pem`, `keyfile=k.pem` | [`client_certificate`](Self::client_certificate) | none | shown to the broker |
 /// | `server_name_indication=name` | [`server_name`](Self::server_name) | the host | the name in the broker's certificate |
 /// | `user_id=true` | [`send_user_id`](Self::send_user_id) | `false` | every message names its user, and the broker verifies it |
+/// | `foreign_replies=false` | [`foreign_replies`](Self::foreign_replies) | `true` | whether callers may name queues that are not Gear's for their replies |
 /// | `name=billing` | [`name`](Self::name) | `gear` | what the broker's management shows |
 ///
 /// A URL is `amqp://user:password@host:5672/virtual%20host?option=value&option=value`; without
@@ -92,6 +94,7 @@ pub struct AmqpBuilder {
     pub(crate) key: Option<Pem>,
     pub(crate) server_name: Option<String>,
     pub(crate) send_user_id: bool,
+    pub(crate) foreign_replies: bool,
     pub(crate) name: Text,
 }
 
@@ -104,9 +107,6 @@ impl std::fmt::Debug for Pem {
         f.write_str("PEM")
     }
 }
-
-/// The longest name of a system, in bytes: queue names leave so much room.
-const MAX_SYSTEM_BYTES: usize = 32;
 
 impl AmqpBuilder {
     /// Starts from a URL and its options.
@@ -135,6 +135,7 @@ impl AmqpBuilder {
             key: None,
             server_name: None,
             send_user_id: false,
+            foreign_replies: true,
             name: Text::from_static("gear"),
         };
         builder.endpoints = endpoint::parse(url, &mut builder)?;
@@ -160,8 +161,7 @@ impl AmqpBuilder {
     ///
     /// [`AmqpError::InvalidOption`] for another name.
     pub fn system(mut self, name: &str) -> Result<Self, AmqpError> {
-        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if name.len() > MAX_SYSTEM_BYTES || !name.bytes().all(valid) || name.starts_with("amq") {
+        if !is_system(name) {
             return Err(invalid(
                 "system",
                 "up to 32 of A-Z a-z 0-9 _ -, and not amq at the beginning",
@@ -277,6 +277,16 @@ impl AmqpBuilder {
         self
     }
 
+    /// Whether a caller may name any queue for its reply (`amq.gen-…`, direct reply-to), as programs
+    /// without Gear do. If not, such a reply is [not sent](gear_api::PublishError::NotSent); those
+    /// to reply queues and services of this system always are. Queues of any system that are not
+    /// for replies (`CTRL.host1`, `CTRL:dead`, `CTRL:events.mail`, `gear:retry.1000`) never get
+    /// one.
+    pub fn foreign_replies(mut self, allow: bool) -> Self {
+        self.foreign_replies = allow;
+        self
+    }
+
     /// What the broker's management shows.
     pub fn name(mut self, name: impl Into<Text>) -> Self {
         self.name = name.into();
@@ -340,6 +350,7 @@ impl AmqpBuilder {
             "keyfile" => Self { key: Some(pem(name, value)?), ..this },
             "server_name_indication" => this.server_name(value),
             "user_id" => this.send_user_id(truth(name, value)?),
+            "foreign_replies" => this.foreign_replies(truth(name, value)?),
             "name" => this.name(value),
             _ => return Err(invalid(name, "there is no such option")),
         };
@@ -396,14 +407,15 @@ mod tests {
             "system=acme&queue_type=quorum&topology=strict&connections=1&heartbeat=5\
              &connect_timeout=3000&confirm_timeout=4000&instance_expires=60000\
              &recreate_instance_queue=true&prefetch=20&max_message_bytes=1000&unconfirmed=7\
-             &auth_mechanism=external&server_name_indication=rabbit&user_id=true&name=my%20service",
+             &auth_mechanism=external&server_name_indication=rabbit&user_id=true&foreign_replies=false\
+             &name=my%20service",
         )
         .unwrap();
         assert_eq!(builder.system, "acme");
         assert_eq!(builder.queue_type, QueueType::Quorum);
         assert_eq!(builder.topology, TopologyMode::Strict);
         assert!(builder.single_connection && builder.recreate_instance_queue);
-        assert!(builder.external_auth && builder.send_user_id);
+        assert!(builder.external_auth && builder.send_user_id && !builder.foreign_replies);
         assert_eq!(builder.heartbeat, Duration::from_secs(5));
         assert_eq!(builder.connect_timeout, Duration::from_secs(3));
         assert_eq!(builder.confirm_timeout, Duration::from_secs(4));

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use gear_api::{Delivery, Kind, Message, Route, Settlement, Text, topology::exchange};
+use gear_api::{Delivery, Kind, Message, Settlement, Text, topology::exchange};
 use lapin::options::BasicCancelOptions;
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     link::rpc::{ANSWER, within},
-    publishing::now,
+    publishing::{now, outgoing::Target},
     wire::decode,
 };
 
@@ -134,10 +134,13 @@ impl Consumers {
 
     /// Somebody wants to know whether this instance is alive.
     fn pong(&self, ping: &Message) {
-        let Some(to) = ping.reply_to() else { return };
+        // Its queue is foreign: the broker named it.
+        let Some(to) = ping.reply_to().filter(|to| to.as_str().starts_with("amq.gen-")) else {
+            return;
+        };
         let pong = Message::builder(Kind::Reply, ping.operation().clone())
             .correlation(ping.correlation().cloned())
             .build();
-        self.publisher.send(Route::Reply(to), pong).detach();
+        self.publisher.send_to(Target::reply(to), pong).detach();
     }
 }

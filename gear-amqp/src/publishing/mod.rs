@@ -113,15 +113,18 @@ impl Publisher {
 
     /// Hands a message over, or lets it wait its turn.
     pub(crate) fn send(&self, route: Route<'_>, message: Message) -> Publish {
+        match Target::new(route, &self.settings) {
+            Ok(target) => self.send_to(target, message),
+            Err(error) => Publish::ready(Err(error)),
+        }
+    }
+
+    pub(crate) fn send_to(&self, target: Target, message: Message) -> Publish {
         let limit = self.settings.options.max_message_bytes;
         if message.body().len() > limit {
             let bytes = message.body().len();
             return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
         }
-        let on_broker = |name: &str| self.settings.names.on_broker(name);
-        let Some(target) = Target::new(route, on_broker) else {
-            return Publish::ready(Err(PublishError::Unsupported("route of this kind")));
-        };
         if target.key.len() > gear_api::MAX_KEY_BYTES {
             let why = "a key has at most 255 bytes";
             return Publish::ready(Err(PublishError::NotSent(Text::from_static(why))));

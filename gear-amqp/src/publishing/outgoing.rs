@@ -9,7 +9,10 @@ use gear_api::{
 use lapin::message::BasicReturnMessage;
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::wire::Expiry;
+use crate::{
+    settings::Settings,
+    wire::{Expiry, is_for_no_reply},
+};
 
 /// Where a message goes, in terms of AMQP.
 #[derive(Debug, Clone)]
@@ -25,8 +28,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// None for a route that this backend does not know.
-    pub(crate) fn new(route: Route<'_>, queue_on_broker: impl Fn(&str) -> String) -> Option<Self> {
+    /// # Errors
+    ///
+    /// For a route that this backend does not know, and a reply that may not go where its caller
+    /// wants it.
+    pub(crate) fn new(route: Route<'_>, settings: &Settings) -> Result<Self, PublishError> {
         let to = |exchange, key, mandatory| Self {
             exchange,
             key,
@@ -34,15 +40,11 @@ impl Target {
             expiry: Expiry::AtDeadline,
             delay: None,
         };
-        Some(match route {
+        Ok(match route {
             Route::Address(address) => to(exchange::ENTRY, address.key(), true),
-            Route::Reply(reply_to) if reply_to.is_gear() => {
-                let expiry = Expiry::AtDeadlineOrAtOnce;
-                Self { expiry, ..to(exchange::REPLY, reply_to.key(), true) }
-            }
             Route::Reply(reply_to) => {
-                let expiry = Expiry::AtDeadlineOrAtOnce;
-                Self { expiry, ..to(exchange::DEFAULT, reply_to.key(), !is_direct(reply_to)) }
+                may_answer(reply_to, settings.options.foreign_replies)?;
+                Self::reply(reply_to)
             }
             Route::Event(topic) => to(exchange::EVENTS, topic.key(), false),
             Route::Dead(service) => {
@@ -52,12 +54,36 @@ impl Target {
             Route::Delayed { delay, queue } => {
                 // What expires goes through the default exchange, which knows queues by their
                 // full names.
-                let key = queue_on_broker(queue).into();
+                let key = settings.names.on_broker(queue).into();
                 let name = topology::delay(delay).0.name;
                 Self { expiry: Expiry::Never, delay: Some(delay), ..to(name, key, true) }
             }
-            _ => return None,
+            _ => return Err(PublishError::Unsupported("route of this kind")),
         })
+    }
+
+    /// Where an answer goes, whoever asked.
+    pub(crate) fn reply(to: &ReplyTo) -> Self {
+        let (exchange, mandatory) = match to.is_gear() {
+            true => (exchange::REPLY, true),
+            false => (exchange::DEFAULT, !is_direct(to)),
+        };
+        let expiry = Expiry::AtDeadlineOrAtOnce;
+        Self { exchange, key: to.key(), mandatory, expiry, delay: None }
+    }
+}
+
+/// The default exchange knows every queue, and whoever asks names one: an answer may not come
+/// where other things are expected.
+fn may_answer(to: &ReplyTo, foreign: bool) -> Result<(), PublishError> {
+    let refuse = |why| Err(PublishError::NotSent(Text::from_static(why)));
+    match to.is_gear() {
+        true => Ok(()),
+        false if is_for_no_reply(to.as_str()) => {
+            refuse("its caller names a queue of a system that is not for replies")
+        }
+        false if !foreign => refuse("its caller names a foreign queue, which an option forbids"),
+        false => Ok(()),
     }
 }
 

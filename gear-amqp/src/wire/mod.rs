@@ -4,7 +4,7 @@ mod decode;
 mod encode;
 mod value;
 
-use gear_api::{ReplyTo, Text};
+use gear_api::{EventGroup, Instance, ReplyTo, Service, Text};
 
 pub(crate) use decode::{Origin, decode};
 pub(crate) use encode::{Expiry, NotEncodable, encode};
@@ -51,9 +51,61 @@ impl Names {
     }
 }
 
+/// Whether a queue of this name, whichever system's, is one that no reply may come to: an
+/// instance's, an event group's, or one of what was set aside or is held back.
+pub(crate) fn is_for_no_reply(queue: &str) -> bool {
+    let name = match queue.split_once('/') {
+        Some((system, name)) if !system.is_empty() && is_system(system) => name,
+        _ => queue,
+    };
+    match name.split_once(':') {
+        None => name.parse::<Instance>().is_ok(),
+        Some((service, "dead")) => service.parse::<Service>().is_ok(),
+        Some(("gear", held_back)) => held_back.starts_with("retry."),
+        Some(_) => name.parse::<EventGroup>().is_ok(),
+    }
+}
+
+/// Whether a system can have this name.
+pub(crate) fn is_system(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    name.len() <= MAX_SYSTEM_BYTES && name.bytes().all(is_allowed) && !name.starts_with("amq")
+}
+
+/// The longest name of a system, in bytes: queue names leave so much room.
+const MAX_SYSTEM_BYTES: usize = 32;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_reply_may_come_to_a_queue_of_other_things() {
+        for queue in [
+            "CTRL.host1",
+            "CTRL.a.b",
+            "CTRL:dead",
+            "CTRL:events.mail",
+            "gear:retry.1000",
+            "acme/CTRL.host1",
+            "acme/CTRL:dead",
+            "acme/gear:retry.1000",
+        ] {
+            assert!(is_for_no_reply(queue), "{queue}");
+        }
+        for queue in [
+            "CTRL",
+            "WEB.h1:reply.1",
+            "acme/WEB.h1:reply.1",
+            "amq.gen-x",
+            "amq.rabbitmq.reply-to.g2dkAA.x==",
+            "client:1",
+            "my/own/queue",
+            "",
+        ] {
+            assert!(!is_for_no_reply(queue), "{queue}");
+        }
+    }
 
     #[test]
     fn a_reply_finds_its_system() {

@@ -100,6 +100,83 @@ async fn a_caller_with_direct_reply_to_is_answered() -> Test {
     Ok(())
 }
 
+/// A request as a foreign program makes it; returns once the broker has it.
+async fn ask(system: &System, reply_to: &str) -> Test {
+    let (_connection, channel) = system.foreign().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let properties = BasicProperties::default()
+        .with_type("shout".into())
+        .with_reply_to(reply_to.into())
+        .with_correlation_id("call-1".into());
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let exchange = system.on_broker("gear").into();
+    let sent = channel.basic_publish(exchange, "CTRL".into(), options, b"\"hi\"", properties);
+    assert!(sent.await?.await?.take_message().is_none(), "it reached the service");
+    Ok(())
+}
+
+/// Messages that wait in a queue.
+async fn waiting(system: &System, queue: &str) -> Result<u32, lapin::Error> {
+    let (_connection, channel) = system.foreign().await?;
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+}
+
+/// Through the default exchange every queue can be reached by its name, which the caller gives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_caller_leads_a_reply_to_a_queue_that_is_not_for_replies() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let group = gear_api::EventGroup::new(REPO, "mail")?;
+    let patterns = vec!["a.b".parse()?];
+    drop(transport.subscribe(Subscription::Events { group, patterns, prefetch: 1 }).await?);
+    let instance = REPO.at("host1")?;
+    drop(transport.subscribe(Subscription::Instance { instance, prefetch: 1 }).await?);
+    let route = gear_api::Route::Delayed { delay: Duration::from_secs(3600), queue: "REPO" };
+    transport.send(route, crate::cast("later")).await?;
+    let node =
+        Node::builder(system.connect().await, CTRL.at("host1")?).on(SHOUT, shout).start().await?;
+    let queues = ["REPO.host1", "REPO:dead", "REPO:events.mail", "gear:retry.3600000"];
+    for queue in queues {
+        let queue = system.on_broker(queue);
+        let to = gear_api::ReplyTo::queue(queue.as_str());
+        let outcome = transport.send(gear_api::Route::Reply(&to), crate::cast("x")).await;
+        assert!(matches!(outcome, Err(gear_api::PublishError::NotSent(_))), "{outcome:?}");
+        ask(&system, &queue).await?;
+    }
+    // It has handled all of them, and answers others.
+    assert_eq!(reply_to_caller(&system, None).await?.data, b"\"HI\"");
+    node.shutdown(PATIENCE).await;
+    for queue in queues {
+        let expected = u32::from(queue.starts_with("gear:retry"));
+        assert_eq!(waiting(&system, &system.on_broker(queue)).await?, expected, "{queue}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_reply_queues_can_be_forbidden() -> Test {
+    let system = System::new().await;
+    let strict = || system.builder().foreign_replies(false).connect();
+    let (_connection, channel) = system.foreign().await?;
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    let declared = channel.queue_declare("".into(), options, FieldTable::default()).await?;
+    let foreign = declared.name().as_str();
+    let node = Node::builder(strict().await?, CTRL.at("host1")?).on(SHOUT, shout).start().await?;
+    ask(&system, foreign).await?;
+    let client = Client::builder(strict().await?, "CLI.test".parse()?).start().await?;
+    assert_eq!(client.call(CTRL, SHOUT, &"hello".to_owned()).await?, "HELLO");
+    // Whether somebody holds a name is asked at a queue that the broker names.
+    let own = Subscription::Instance { instance: CTRL.at("host1")?, prefetch: 1 };
+    let start = std::time::Instant::now();
+    assert!(strict().await?.subscribe(own).await.is_err());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    node.shutdown(PATIENCE).await;
+    assert_eq!(waiting(&system, foreign).await?, 0);
+    channel.queue_delete(foreign.into(), QueueDeleteOptions::default()).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_server_needs_only_reply_to_and_correlation_id() -> Test {
     let system = System::new().await;
