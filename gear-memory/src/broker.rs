@@ -170,20 +170,21 @@ impl MemoryBroker {
     #[must_use]
     pub fn connect(&self) -> MemoryTransport {
         let (status, _) = watch::channel(Status::Ready);
-        let id = self.0.with(|state, _| {
+        let (id, number) = self.0.with(|state, _| {
             let number = state.connected;
             state.connected += 1;
             if let Some(why) = state.blocked(&self.0) {
                 status.send_replace(Status::Blocked(why));
             }
-            state.connections.insert(Connection {
+            let id = state.connections.insert(Connection {
                 number,
                 status: status.clone(),
                 link: Link::Up,
                 subscriptions: Vec::new(),
-            })
+            });
+            (id, number)
         });
-        MemoryTransport::new(Arc::clone(&self.0), id, status)
+        MemoryTransport::new(Arc::clone(&self.0), id, number, status)
     }
 
     /// Lets a [`BrokerFault`](crate::BrokerFault) happen.
@@ -199,7 +200,7 @@ impl MemoryBroker {
         self.0.with(|state, now| {
             let all: Vec<ConnectionId> = state.connections.keys().collect();
             state.cut(&all, now.after(self.0.reconnect_delay), now);
-            state.model.restart();
+            state.model.restart(now);
         });
     }
 
@@ -223,9 +224,9 @@ impl MemoryBroker {
     /// Deletes a queue with what is in it, as an operator might; its consumers end.
     /// Returns whether there was one.
     pub fn delete_queue(&self, name: &str) -> bool {
-        self.0.with(|state, _| match state.model.queue(name) {
+        self.0.with(|state, now| match state.model.queue(name) {
             Ok(id) => {
-                state.model.delete_queue(id);
+                state.model.delete_queue(id, now);
                 true
             }
             Err(_) => false,

@@ -40,7 +40,7 @@
 //!
 //! broker.idle().await;
 //! for line in broker.recorded() {
-//!     println!("{line}"); // e.g. "30s  publish  call ping [...] to "gear" CTRL: CTRL"
+//!     println!("{line}"); // e.g. "30s  deliver  call ping [...] from CTRL to 0"
 //! }
 //! # drop(node);
 //! # Ok(())

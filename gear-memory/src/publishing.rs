@@ -10,6 +10,7 @@ use crate::{
     fault::BrokerFault,
     model::{ConnectionId, ExchangeId, Refusal},
     now::Now,
+    record::Event,
     shared::{Shared, State, Waiting},
 };
 
@@ -96,7 +97,11 @@ impl Shared {
         answer: oneshot::Sender<Result<(), PublishError>>,
         now: &Now,
     ) {
-        let told = match state.faults.next(&target.key) {
+        let fault = state.faults.next(&target.key);
+        if let Some(fault) = fault {
+            state.model.note(now, || Event::fault(fault, target.key.clone(), &message));
+        }
+        let told = match fault {
             None => self.route(state, &target, message, now),
             Some(BrokerFault::Refuse) => {
                 Err(PublishError::Refused(Text::from_static("a fault was injected")))
@@ -104,7 +109,7 @@ impl Shared {
             Some(BrokerFault::LoseConfirm) => {
                 let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
                 let _ = self.route(state, &target, message, now);
-                return lose_confirm(answer, deadline);
+                return lose_confirm(state, answer, deadline, now);
             }
             Some(BrokerFault::Duplicate) => {
                 let _ = self.route(state, &target, message.clone(), now);
@@ -170,13 +175,26 @@ fn declare_delay(state: &mut State, delay: Duration, now: &Now) -> Result<Exchan
 }
 
 /// A confirm that never comes: the publisher gives up at the deadline, or after a while.
-fn lose_confirm(answer: oneshot::Sender<Result<(), PublishError>>, deadline: Option<Instant>) {
-    let limit = Instant::now() + CONFIRM_TIMEOUT;
+fn lose_confirm(
+    state: &mut State,
+    answer: oneshot::Sender<Result<(), PublishError>>,
+    deadline: Option<Instant>,
+    now: &Now,
+) {
+    let limit = now.after(CONFIRM_TIMEOUT);
     let until = deadline.map_or(limit, |deadline| deadline.min(limit));
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move {
-            tokio::time::sleep_until(until).await;
-            let _ = answer.send(Err(PublishError::Unknown(LOST_CONFIRM)));
-        });
+    let number = state.number();
+    state.unconfirmed.insert((until, number), answer);
+}
+
+impl State {
+    /// Tells publishers whose time is over that nobody knows.
+    pub(crate) fn give_up_confirms(&mut self, now: &Now) {
+        while let Some(first) = self.unconfirmed.first_entry()
+            && first.key().0 <= now.get()
+        {
+            let _ = first.remove().send(Err(PublishError::Unknown(LOST_CONFIRM)));
+            self.model.activity += 1;
+        }
     }
 }

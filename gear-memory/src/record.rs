@@ -5,7 +5,7 @@ use std::{collections::VecDeque, fmt, time::Duration};
 use gear_api::{Id, Kind, Message, Text, Verdict};
 use tokio::time::Instant;
 
-use crate::model::DeathReason;
+use crate::{fault::BrokerFault, model::DeathReason};
 
 /// One thing that happened, and when: the time since the broker was made.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Recorded {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A message was published, and stored in these queues.
+    /// A message was published.
     Published {
         /// The exchange.
         exchange: Text,
@@ -28,8 +28,11 @@ pub enum Event {
         key: Text,
         /// What it was.
         message: Label,
-        /// The queues; none if it was not routed.
+        /// The queues that took it.
         queues: Vec<Text>,
+        /// The queues that it was for and that refused it, because they were full. It was not
+        /// routed if there are none of either.
+        refused: Vec<Text>,
     },
     /// A message went to a consumer.
     Delivered {
@@ -37,6 +40,8 @@ pub enum Event {
         queue: Text,
         /// What it was.
         message: Label,
+        /// The number of the consumer's connection, from 0 in the order of `connect`.
+        connection: u64,
         /// Whether it may have been delivered before.
         redelivered: bool,
     },
@@ -46,6 +51,8 @@ pub enum Event {
         queue: Text,
         /// What it was.
         message: Label,
+        /// The number of the consumer's connection.
+        connection: u64,
         /// How.
         verdict: Verdict,
     },
@@ -64,6 +71,37 @@ pub enum Event {
         number: u64,
         /// Whether it came back.
         up: bool,
+    },
+    /// A connection was closed by its owner.
+    Closed {
+        /// The number of the connection.
+        number: u64,
+    },
+    /// A fault that was injected hit a message that was to be published.
+    Fault {
+        /// What went wrong.
+        fault: BrokerFault,
+        /// The routing key.
+        key: Text,
+        /// What it was.
+        message: Label,
+    },
+    /// Publishers began to wait, or need not wait any more: an alarm, or the watermark.
+    Blocked {
+        /// Why they wait; none when they do not.
+        why: Option<Text>,
+    },
+    /// The broker was restarted.
+    Restarted {
+        /// How many messages were lost because they were not durable.
+        messages: usize,
+    },
+    /// A queue was deleted, expired, or went with its connection.
+    QueueDeleted {
+        /// Its name.
+        queue: Text,
+        /// How many messages went with it, those included that were not settled.
+        messages: usize,
     },
 }
 
@@ -94,16 +132,31 @@ impl Event {
         key: Text,
         message: &Message,
         queues: Vec<Text>,
+        refused: Vec<Text>,
     ) -> Self {
-        Self::Published { exchange, key, message: message.into(), queues }
+        Self::Published { exchange, key, message: message.into(), queues, refused }
     }
 
-    pub(crate) fn delivered(queue: Text, message: &Message, redelivered: bool) -> Self {
-        Self::Delivered { queue, message: message.into(), redelivered }
+    pub(crate) fn delivered(
+        queue: Text,
+        message: &Message,
+        connection: u64,
+        redelivered: bool,
+    ) -> Self {
+        Self::Delivered { queue, message: message.into(), connection, redelivered }
     }
 
-    pub(crate) fn settled(queue: Text, message: &Message, verdict: Verdict) -> Self {
-        Self::Settled { queue, message: message.into(), verdict }
+    pub(crate) fn settled(
+        queue: Text,
+        message: &Message,
+        connection: u64,
+        verdict: Verdict,
+    ) -> Self {
+        Self::Settled { queue, message: message.into(), connection, verdict }
+    }
+
+    pub(crate) fn fault(fault: BrokerFault, key: Text, message: &Message) -> Self {
+        Self::Fault { fault, key, message: message.into() }
     }
 
     pub(crate) fn died(queue: Text, message: &Message, reason: DeathReason) -> Self {
@@ -150,24 +203,39 @@ impl fmt::Display for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>12.3?}  ", self.at)?;
         match &self.event {
-            Event::Published { exchange, key, message, queues } if queues.is_empty() => {
-                write!(f, "publish  {message} to {exchange:?} {key}: nobody")
+            Event::Published { exchange, key, message, queues, refused } => {
+                write!(f, "publish  {message} to {exchange:?} {key}: ")?;
+                if queues.is_empty() {
+                    f.write_str("nobody")?;
+                }
+                f.write_str(&queues.join(", "))?;
+                if refused.is_empty() {
+                    return Ok(());
+                }
+                write!(f, "; refused by {}", refused.join(", "))
             }
-            Event::Published { exchange, key, message, queues } => {
-                write!(f, "publish  {message} to {exchange:?} {key}: {}", queues.join(", "))
-            }
-            Event::Delivered { queue, message, redelivered } => {
+            Event::Delivered { queue, message, connection, redelivered } => {
                 let again = if *redelivered { " again" } else { "" };
-                write!(f, "deliver  {message} from {queue}{again}")
+                write!(f, "deliver  {message} from {queue} to {connection}{again}")
             }
-            Event::Settled { queue, message, verdict } => {
-                write!(f, "settle   {message} from {queue}: {verdict:?}")
+            Event::Settled { queue, message, connection, verdict } => {
+                write!(f, "settle   {message} from {queue} by {connection}: {verdict:?}")
             }
             Event::Died { queue, message, reason } => {
                 write!(f, "die      {message} in {queue}: {}", reason.as_str())
             }
             Event::Connection { number, up: true } => write!(f, "connect  {number}"),
             Event::Connection { number, up: false } => write!(f, "cut      {number}"),
+            Event::Closed { number } => write!(f, "close    {number}"),
+            Event::Fault { fault, key, message } => {
+                write!(f, "fault    {message} to {key}: {fault:?}")
+            }
+            Event::Blocked { why: Some(why) } => write!(f, "block    {why}"),
+            Event::Blocked { why: None } => f.write_str("unblock"),
+            Event::Restarted { messages } => write!(f, "restart  {messages} messages lost"),
+            Event::QueueDeleted { queue, messages } => {
+                write!(f, "delete   {queue}: {messages} messages")
+            }
         }
     }
 }

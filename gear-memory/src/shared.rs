@@ -130,12 +130,14 @@ pub(crate) struct State {
     /// The buffer that [`Settlements`] changes places with.
     settling: Vec<(ConsumerId, Tag, Verdict)>,
     pub(crate) alarm: Option<Text>,
-    /// Whether the connections were told that publishing is blocked.
-    shows_blocked: bool,
+    /// Why publishing is blocked, if the connections were told so.
+    shows_blocked: Option<Text>,
     /// Messages that could not be handed over, in the order of sending.
     pub(crate) waiting: BTreeMap<u64, Waiting>,
     /// Messages that a fault holds back, by time.
     pub(crate) held: BTreeMap<(Instant, u64), (Target, Message)>,
+    /// Publishers whose confirm a fault has lost, by the time when they give up.
+    pub(crate) unconfirmed: BTreeMap<(Instant, u64), oneshot::Sender<Result<(), PublishError>>>,
     numbers: u64,
     /// What the idle waiters were last told of [`Model::activity`].
     told: u64,
@@ -244,9 +246,10 @@ impl Shared {
                 faults: Faults::default(),
                 settling: Vec::new(),
                 alarm: None,
-                shows_blocked: false,
+                shows_blocked: None,
                 waiting: BTreeMap::new(),
                 held: BTreeMap::new(),
+                unconfirmed: BTreeMap::new(),
                 numbers: 0,
                 told: 0,
                 idle_waiters: 0,
@@ -284,9 +287,9 @@ impl Shared {
     /// The end of every change.
     fn finish<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, now: &Now) {
         loop {
-            if !state.is_plain(self) || state.shows_blocked {
+            if !state.is_plain(self) || state.shows_blocked.is_some() {
                 self.release_waiting(&mut state, now);
-                self.show_blocked(&mut state);
+                self.show_blocked(&mut state, now);
             }
             self.set_timer(&mut state);
             let progress = state.idle_waiters > 0 && state.told != state.model.activity;
@@ -404,10 +407,13 @@ impl Shared {
     }
 
     /// Tells those who are connected whether publishing works.
-    fn show_blocked(&self, state: &mut State) {
+    fn show_blocked(&self, state: &mut State, now: &Now) {
         let blocked = state.blocked(self);
-        state.shows_blocked = blocked.is_some();
-        self.is_blocked.store(state.shows_blocked, Ordering::Relaxed);
+        self.is_blocked.store(blocked.is_some(), Ordering::Relaxed);
+        if blocked != state.shows_blocked {
+            state.shows_blocked.clone_from(&blocked);
+            state.model.note(now, || Event::Blocked { why: blocked.clone() });
+        }
         for connection in state.connections.values() {
             if connection.link != Link::Up {
                 continue;
@@ -455,7 +461,7 @@ impl Shared {
             if let Some(consumer) = consumer {
                 if inbox.takes_replies() {
                     // Whoever answers now learns at once that nobody listens.
-                    state.model.delete_queue_of(consumer);
+                    state.model.delete_queue_of(consumer, now);
                 }
                 state.model.cancel(consumer, now);
                 for (consumer, tags) in untaken.into_iter().chain([(consumer, arrived)]) {

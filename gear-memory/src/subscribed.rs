@@ -37,6 +37,7 @@ impl Subscribed {
     pub(crate) fn plan(
         shared: &Arc<Shared>,
         connection: ConnectionId,
+        connection_number: u64,
         subscription: Subscription,
     ) -> Result<(Self, Option<Listening>), SubscribeError> {
         let mut listening = None;
@@ -77,6 +78,7 @@ impl Subscribed {
             declaration,
             consume: Consume {
                 connection,
+                connection_number,
                 prefetch,
                 no_ack: sink.is_some(),
                 exclusive,

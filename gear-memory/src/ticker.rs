@@ -13,20 +13,27 @@ use tokio::time::Instant;
 use crate::shared::{Link, Shared, State, Waiting};
 
 impl State {
+    /// The first of what needs no looking for.
+    fn next_planned(&self) -> Option<Instant> {
+        let held = self.held.keys().next().map(|(at, _)| *at);
+        let unconfirmed = self.unconfirmed.keys().next().map(|(at, _)| *at);
+        held.into_iter().chain(unconfirmed).chain(self.model.next_timer()).min()
+    }
+
     fn next_timer(&self) -> Option<Instant> {
         let back = self.connections.values().filter_map(|connection| match connection.link {
             Link::Down(back) => Some(back),
             Link::Up => None,
         });
-        let held = self.held.keys().next().map(|(at, _)| *at);
         let waiting = self.waiting.values().filter_map(|waiting| waiting.deadline);
-        back.chain(held).chain(waiting).chain(self.model.next_timer()).min()
+        back.chain(waiting).chain(self.next_planned()).min()
     }
 
     /// Whether anything will happen by itself, as far as the broker knows.
     fn is_busy(&self) -> bool {
         self.waiting.values().any(|waiting| !waiting.hand_over.is_closed())
             || !self.held.is_empty()
+            || self.unconfirmed.values().any(|publisher| !publisher.is_closed())
             || self.connections.values().any(|connection| {
                 matches!(connection.link, Link::Down(_))
                     || connection.subscriptions.iter().any(|s| !s.is_tap() && s.inbox.has_arrived())
@@ -39,10 +46,7 @@ impl Shared {
     /// Sees to it that the ticker wakes in time.
     pub(crate) fn set_timer(self: &Arc<Self>, state: &mut State) {
         // Runs at the end of every change, so it looks at no more than it must.
-        let mut next = state.model.next_timer();
-        if let Some((at, _)) = state.held.keys().next() {
-            next = Some(next.map_or(*at, |next| next.min(*at)));
-        }
+        let mut next = state.next_planned();
         if state.down > 0 || !state.waiting.is_empty() {
             next = state.next_timer();
         }
@@ -67,6 +71,7 @@ impl Shared {
             // Awake already: nothing that is set meanwhile has to wake it.
             state.timer_set = Some(time);
             self.expire_waiting(state, now);
+            state.give_up_confirms(now);
             let due: Vec<_> =
                 state.held.keys().take_while(|(at, _)| *at <= time).copied().collect();
             for key in due {
@@ -92,17 +97,23 @@ impl Shared {
         })
     }
 
-    /// Publishers that withdraw what waits tell nobody: whoever is idle has to look.
+    /// Publishers that withdraw what waits, or want to know of no confirm any more, tell nobody:
+    /// whoever is idle has to look.
     fn poll_withdrawn(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let withdrawn = self.with(|state, _| {
+        let (withdrawn, confirms) = self.with(|state, _| {
             let gone = |(&number, waiting): (&u64, &mut Waiting)| {
                 waiting.hand_over.poll_closed(cx).is_ready().then_some(number)
             };
             let gone: Vec<u64> = state.waiting.iter_mut().filter_map(gone).collect();
-            state.model.activity += gone.len() as u64;
-            gone.iter().filter_map(|number| state.waiting.remove(number)).collect::<Vec<_>>()
+            let withdrawn: Vec<Waiting> =
+                gone.iter().filter_map(|number| state.waiting.remove(number)).collect();
+            let confirms = state.unconfirmed.len();
+            state.unconfirmed.retain(|_, publisher| publisher.poll_closed(cx).is_pending());
+            let confirms = confirms - state.unconfirmed.len();
+            state.model.activity += (withdrawn.len() + confirms) as u64;
+            (withdrawn, confirms)
         });
-        if withdrawn.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        if withdrawn.is_empty() && confirms == 0 { Poll::Pending } else { Poll::Ready(()) }
     }
 
     pub(crate) async fn idle(self: &Arc<Self>) {

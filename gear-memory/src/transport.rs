@@ -13,7 +13,8 @@ use crate::{
     inbox::{InboxSource, Settled},
     model::ConnectionId,
     publishing::Target,
-    shared::{Connection, Link, Shared},
+    record::Event,
+    shared::{Link, Shared},
     subscribed::{Listening, Subscribed},
 };
 
@@ -40,6 +41,8 @@ pub struct MemoryTransport(Arc<Handle>);
 struct Handle {
     shared: Arc<Shared>,
     id: ConnectionId,
+    /// From 0, in the order of `connect`.
+    number: u64,
     status: watch::Sender<Status>,
 }
 
@@ -47,9 +50,10 @@ impl MemoryTransport {
     pub(crate) fn new(
         shared: Arc<Shared>,
         id: ConnectionId,
+        number: u64,
         status: watch::Sender<Status>,
     ) -> Self {
-        Self(Arc::new(Handle { shared, id, status }))
+        Self(Arc::new(Handle { shared, id, number, status }))
     }
 
     /// Cuts the connection, as a network does. It comes back after the broker's
@@ -86,12 +90,13 @@ impl Handle {
                 state.model.wakes().extend(wake);
                 if let Some(consumer) = consumer.filter(|_| subscribed.inbox.takes_replies()) {
                     // Whoever answers now learns at once that nobody listens.
-                    state.model.delete_queue_of(consumer);
+                    state.model.delete_queue_of(consumer, now);
                 }
             }
             for waiting in state.take_waiting(|waiting| waiting.connection == self.id) {
                 let _ = waiting.hand_over.send(Err(PublishError::Closed));
             }
+            state.model.note(now, || Event::Closed { number: self.number });
             state.model.drop_connections(&[self.id], now);
             Some(connection)
         });
@@ -155,7 +160,8 @@ impl Transport for MemoryTransport {
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {
         let shared = &self.0.shared;
-        let (subscribed, listening) = Subscribed::plan(shared, self.0.id, subscription)?;
+        let (subscribed, listening) =
+            Subscribed::plan(shared, self.0.id, self.0.number, subscription)?;
         loop {
             let down = shared.with(|state, now| {
                 let connection = state.connections.get(self.0.id).ok_or(SubscribeError::Closed)?;
@@ -209,7 +215,7 @@ impl Transport for MemoryTransport {
 
     fn seed(&self) -> u64 {
         use std::hash::{BuildHasher, RandomState};
-        let number = self.0.number();
+        let number = self.0.number;
         self.0.shared.seed_of(number).unwrap_or_else(|| RandomState::new().hash_one(number))
     }
 
@@ -227,11 +233,4 @@ fn too_long(target: &Target, message: &Message) -> Option<&'static str> {
         ("sender", message.sender()),
     ];
     texts.into_iter().find_map(|(what, text)| (text.len() > MAX_KEY_BYTES).then_some(what))
-}
-
-impl Handle {
-    fn number(&self) -> u64 {
-        let number = |connection: &Connection| connection.number;
-        self.shared.with(|state, _| state.connections.get(self.id).map_or(0, number))
-    }
 }

@@ -19,6 +19,8 @@ use crate::{now::Now, record::Event};
 #[derive(Debug, Clone)]
 pub(crate) struct Consume {
     pub(crate) connection: ConnectionId,
+    /// What the record calls it.
+    pub(crate) connection_number: u64,
     /// Unsettled deliveries at a time; 0 for any number.
     pub(crate) prefetch: u32,
     /// Whether a delivery is settled by being delivered.
@@ -112,7 +114,7 @@ impl<O: Outlet> Model<O> {
             there.consumers -= 1;
             there.exclusive_consumer = false;
             if there.spec.auto_delete && there.consumers == 0 {
-                self.delete_queue(queue);
+                self.delete_queue(queue, now);
             } else {
                 self.mark_used(queue, now);
             }
@@ -160,7 +162,7 @@ impl<O: Outlet> Model<O> {
             .map(|(id, _)| id)
             .collect();
         for queue in owned {
-            self.delete_queue(queue);
+            self.delete_queue(queue, now);
         }
     }
 
@@ -212,7 +214,8 @@ impl<O: Outlet> Model<O> {
     ) {
         if self.record.is_some() {
             let name = self.queues[queue].spec.name.clone();
-            let event = Event::settled(name, &entry.message, verdict);
+            let connection = self.consumers[consumer].options.connection_number;
+            let event = Event::settled(name, &entry.message, connection, verdict);
             self.note(now, || event);
         }
         match verdict {
@@ -321,7 +324,8 @@ impl<O: Outlet> Model<O> {
     pub(super) fn deliver(&mut self, id: QueueId, to: ConsumerId, entry: Entry, now: &Now) {
         if self.record.is_some() {
             let name = self.queues[id].spec.name.clone();
-            let event = Event::delivered(name, &entry.message, entry.redelivered);
+            let connection = self.consumers[to].options.connection_number;
+            let event = Event::delivered(name, &entry.message, connection, entry.redelivered);
             self.note(now, || event);
         }
         let queue = &mut self.queues[id];
@@ -373,7 +377,7 @@ impl<O: Outlet> Model<O> {
                         continue;
                     };
                     if since + limit <= now.get() {
-                        self.delete_queue(id);
+                        self.delete_queue(id, now);
                     }
                 }
             }

@@ -291,7 +291,7 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Deletes a queue with what is in it, and ends its consumers.
-    pub(crate) fn delete_queue(&mut self, id: QueueId) {
+    pub(crate) fn delete_queue(&mut self, id: QueueId, now: &Now) {
         let Some(mut queue) = self.queues.remove(id) else { return };
         self.activity += 1;
         self.routes.forget();
@@ -301,6 +301,8 @@ impl<O: Outlet> Model<O> {
             self.exchanges[exchange].unbind(&key, Destination::Queue(id));
         }
         self.bytes -= queue.entries().map(|entry| entry.charge).sum::<usize>();
+        let (name, messages) = (&queue.spec.name, queue.len() + queue.unsettled);
+        self.note(now, || Event::QueueDeleted { queue: name.clone(), messages });
         let consumers: Vec<ConsumerId> =
             self.consumers.iter().filter(|(_, c)| c.queue == id).map(|(id, _)| id).collect();
         for consumer in consumers {
@@ -316,9 +318,9 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Deletes the queue of a consumer.
-    pub(crate) fn delete_queue_of(&mut self, consumer: ConsumerId) {
+    pub(crate) fn delete_queue_of(&mut self, consumer: ConsumerId, now: &Now) {
         if let Some(queue) = self.consumers.get(consumer).map(|consumer| consumer.queue) {
-            self.delete_queue(queue);
+            self.delete_queue(queue, now);
         }
     }
 
@@ -340,13 +342,13 @@ impl<O: Outlet> Model<O> {
 
     /// What a restart does: only durable messages in durable queues stay; in a classic
     /// queue they count as redelivered. Connections must have been dropped before.
-    pub(crate) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self, now: &Now) {
         let exclusive: Vec<QueueId> =
             self.queues.iter().filter(|(_, q)| q.spec.exclusive).map(|(id, _)| id).collect();
         for queue in exclusive {
-            self.delete_queue(queue);
+            self.delete_queue(queue, now);
         }
-        let mut freed = 0;
+        let (mut freed, mut lost) = (0, 0);
         for queue in self.queues.values_mut() {
             let classic = queue.spec.queue_type == topology::QueueType::Classic;
             queue.retain(|entry| {
@@ -355,11 +357,13 @@ impl<O: Outlet> Model<O> {
                 let stays = entry.message.is_durable() || !classic;
                 if !stays {
                     freed += entry.charge;
+                    lost += 1;
                 }
                 stays
             });
         }
         self.bytes -= freed;
+        self.note(now, || Event::Restarted { messages: lost });
         for id in self.queues.keys().collect::<Vec<_>>() {
             self.watch_head(id);
         }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     DeathReason, Destination, ExchangeId, Model, Outlet, Overflow, QueueId, Timer, death,
-    queue::Entry,
+    queue::{Entry, Queue},
 };
 use crate::{now::Now, record::Event};
 
@@ -103,9 +103,13 @@ impl<O: Outlet> Model<O> {
             }
         };
         if self.record.is_some() {
-            let names = queues.iter().map(|id| self.queues[*id].spec.name.clone()).collect();
+            // What one queue stores makes no room in another.
+            let (full, taking): (Vec<_>, Vec<_>) =
+                queues.iter().map(|id| &self.queues[*id]).partition(|queue| queue.is_full());
+            let names = |queues: Vec<&Queue>| queues.iter().map(|q| q.spec.name.clone()).collect();
             let exchange = self.exchanges[exchange].name.clone();
-            let event = Event::published(exchange, key.clone(), &message, names);
+            let event =
+                Event::published(exchange, key.clone(), &message, names(taking), names(full));
             self.note(now, || event);
         }
         let mut outcome = Outcome { queues: queues.len(), refused: false };
@@ -173,9 +177,7 @@ impl<O: Outlet> Model<O> {
         dead: &mut VecDeque<Dead>,
     ) -> bool {
         let queue = &mut self.queues[id];
-        if queue.policy.overflow == Overflow::RejectPublish
-            && queue.max_length().is_some_and(|limit| queue.len() >= limit)
-        {
+        if queue.is_full() {
             return false;
         }
         let expires = match queue.time_to_live() {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use gear_api::{Message, Text, topology};
 use tokio::time::Instant;
 
-use super::{ConnectionId, ConsumerId, ExchangeId, Policy};
+use super::{ConnectionId, ConsumerId, ExchangeId, Overflow, Policy};
 use crate::now::Now;
 
 /// A message in a queue, or taken from it and not yet settled.
@@ -74,6 +74,12 @@ impl Queue {
     /// Messages that wait for a consumer.
     pub(crate) fn len(&self) -> usize {
         self.ready.len() + self.returned.len()
+    }
+
+    /// Whether it takes no more messages.
+    pub(crate) fn is_full(&self) -> bool {
+        self.policy.overflow == Overflow::RejectPublish
+            && self.max_length().is_some_and(|limit| self.len() >= limit)
     }
 
     /// The place of the next message.

@@ -78,6 +78,27 @@ async fn it_waits_for_a_message_that_a_fault_holds_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_waits_for_a_publisher_whose_confirm_is_lost_as_long_as_it_waits_itself() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    drop(serve(&*web, 1).await);
+    let publish = || {
+        broker.inject(BrokerFault::LoseConfirm);
+        web.send(Route::Address(&address("CTRL")), message("m"))
+    };
+    let waits = tokio::spawn(publish());
+    assert_eq!(idle_time(&broker).await, ms(30_001));
+    assert!(matches!(waits.await.unwrap(), Err(PublishError::Unknown(_))));
+
+    publish().detach();
+    assert_eq!(idle_time(&broker).await, ms(1));
+
+    let gives_up = tokio::spawn(tokio::time::timeout(ms(200), publish()));
+    assert_eq!(idle_time(&broker).await, ms(201));
+    assert!(gives_up.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_waits_for_a_connection_to_come_back() {
     let broker = MemoryBroker::new();
     let (link, web) = link(&broker);

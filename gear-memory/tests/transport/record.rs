@@ -1,6 +1,7 @@
 //! The record: what happened, in words, and the same for every run with one seed.
 
-use gear_memory::{Event, Recorded};
+use gear_api::Pattern;
+use gear_memory::{BrokerFault, Event, Overflow, Policy, Recorded};
 
 use super::*;
 
@@ -27,14 +28,149 @@ async fn every_event_is_one_line_that_can_be_read() {
         lines(&broker),
         [
             "0.000ns  publish  cast hello [order-17] to \"gear\" CTRL: CTRL",
-            "0.000ns  deliver  cast hello [order-17] from CTRL",
-            "0.000ns  settle   cast hello [order-17] from CTRL: Requeue",
-            "0.000ns  deliver  cast hello [order-17] from CTRL again",
-            "1.500s  settle   cast hello [order-17] from CTRL: Reject",
+            "0.000ns  deliver  cast hello [order-17] from CTRL to 0",
+            "0.000ns  settle   cast hello [order-17] from CTRL by 0: Requeue",
+            "0.000ns  deliver  cast hello [order-17] from CTRL to 0 again",
+            "1.500s  settle   cast hello [order-17] from CTRL by 0: Reject",
             "1.500s  die      cast hello [order-17] in CTRL: rejected",
             "1.500s  publish  cast test to \"gear\" NONE: nobody",
             "1.500s  cut      0",
             "1.600s  connect  0",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_says_which_of_two_had_a_message_and_who_has_left() {
+    let broker = MemoryBroker::builder().record(100).build();
+    let (one, two) = (connect(&broker), connect(&broker));
+    let (mut first, mut second) = (serve(&*one, 1).await, serve(&*two, 1).await);
+    send_all(&*one, "CTRL", &["1", "2"]).await;
+    next(&mut second).await.ack();
+    next(&mut first).await.ack();
+    drop((first, second));
+    one.close().await;
+    assert_eq!(
+        lines(&broker),
+        [
+            "0.000ns  publish  cast test to \"gear\" CTRL: CTRL",
+            "0.000ns  deliver  cast test from CTRL to 0",
+            "0.000ns  publish  cast test to \"gear\" CTRL: CTRL",
+            "0.000ns  deliver  cast test from CTRL to 1",
+            "0.000ns  settle   cast test from CTRL by 1: Ack",
+            "0.000ns  settle   cast test from CTRL by 0: Ack",
+            "0.000ns  close    0",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_fault_is_recorded_where_it_hits() {
+    let broker = MemoryBroker::builder().record(100).build();
+    let web = connect(&broker);
+    drop(serve(&*web, 1).await);
+    let faults = [
+        BrokerFault::Refuse,
+        BrokerFault::LoseConfirm,
+        BrokerFault::LoseMessage,
+        BrokerFault::Duplicate,
+        BrokerFault::Delay(ms(500)),
+    ];
+    for fault in faults {
+        broker.inject(fault);
+        let sent = web.send(Route::Address(&address("CTRL")), message("m"));
+        sent.detach();
+    }
+    soon(broker.idle()).await;
+    let publish = "publish  cast test to \"gear\" CTRL: CTRL";
+    assert_eq!(
+        lines(&broker),
+        [
+            "0.000ns  fault    cast test to CTRL: Refuse".to_owned(),
+            "0.000ns  fault    cast test to CTRL: LoseConfirm".to_owned(),
+            format!("0.000ns  {publish}"),
+            "0.000ns  fault    cast test to CTRL: LoseMessage".to_owned(),
+            "0.000ns  fault    cast test to CTRL: Duplicate".to_owned(),
+            format!("0.000ns  {publish}"),
+            format!("0.000ns  {publish}"),
+            "0.000ns  fault    cast test to CTRL: Delay(500ms)".to_owned(),
+            format!("500.000ms  {publish}"),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn alarms_are_recorded_and_so_is_the_watermark() {
+    let broker = MemoryBroker::builder().record(100).watermark(1_000).build();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 10).await;
+    broker.raise_alarm("no disk");
+    broker.raise_alarm("no disk");
+    broker.raise_alarm("no memory");
+    broker.clear_alarm();
+    broker.clear_alarm();
+    send_all(&*web, "CTRL", &["1", "2"]).await;
+    let (one, two) = (next(&mut ctrl).await, next(&mut ctrl).await);
+    one.ack();
+    two.ack();
+    let mut lines = lines(&broker);
+    lines.retain(|line| line.contains("block"));
+    assert_eq!(
+        lines,
+        [
+            "0.000ns  block    no disk",
+            "0.000ns  block    no memory",
+            "0.000ns  unblock",
+            "0.000ns  block    the memory watermark is exceeded",
+            "0.000ns  unblock",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_and_deleted_queues_are_recorded_with_what_they_lose() {
+    let broker = MemoryBroker::builder().record(100).build();
+    let web = connect(&broker);
+    drop(serve(&*web, 1).await);
+    for message in [durable("1"), message("2"), message("3")] {
+        web.send(Route::Address(&address("CTRL")), message).await.unwrap();
+    }
+    broker.restart();
+    soon(broker.idle()).await;
+    let mut ctrl = serve(&*web, 1).await;
+    let _held = next(&mut ctrl).await;
+    send(&*web, "CTRL", "4").await.unwrap();
+    assert!(broker.delete_queue("CTRL"));
+    let mut lines = lines(&broker);
+    lines.retain(|line| !line.contains("publish") && !line.contains("deliver"));
+    assert_eq!(
+        lines,
+        [
+            "0.000ns  cut      0",
+            "0.000ns  restart  2 messages lost",
+            "100.000ms  connect  0",
+            "101.000ms  delete   CTRL: 2 messages",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_refuses_is_told_from_those_that_take() {
+    let broker = MemoryBroker::builder().record(100).build();
+    let web = connect(&broker);
+    for name in ["CTRL.h1", "CTRL.h2"] {
+        drop(join(&*web, name).await.unwrap());
+    }
+    let full = Policy::new().max_length(0).overflow(Overflow::RejectPublish);
+    broker.set_policy(Pattern::new("CTRL.h2"), full);
+    for key in ["CTRL.*", "CTRL.h2"] {
+        assert!(matches!(send(&*web, key, "m").await, Err(PublishError::Refused(_))));
+    }
+    assert_eq!(
+        lines(&broker),
+        [
+            "0.000ns  publish  cast test to \"gear\" CTRL.*: CTRL.h1; refused by CTRL.h2",
+            "0.000ns  publish  cast test to \"gear\" CTRL.h2: nobody; refused by CTRL.h2",
         ]
     );
 }
@@ -57,7 +193,7 @@ async fn an_ack_that_nobody_brought_to_the_broker_is_recorded_when_somebody_look
     let mut ctrl = serve(&*web, 100).await;
     send(&*web, "CTRL", "m").await.unwrap();
     next(&mut ctrl).await.ack();
-    assert!(lines(&broker).last().unwrap().ends_with("settle   cast test from CTRL: Ack"));
+    assert!(lines(&broker).last().unwrap().ends_with("settle   cast test from CTRL by 0: Ack"));
 }
 
 #[tokio::test(start_paused = true)]

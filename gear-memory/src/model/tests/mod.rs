@@ -91,6 +91,7 @@ impl Delivered {
 fn consume(connection: ConnectionId) -> Consume {
     Consume {
         connection,
+        connection_number: 0,
         prefetch: 0,
         no_ack: false,
         exclusive: false,
@@ -317,14 +318,14 @@ impl Broker {
 
     fn restart(&mut self) {
         self.drop_all_connections();
-        self.model.restart();
+        self.model.restart(&Now::default());
         self.check();
     }
 
     #[track_caller]
     fn delete(&mut self, queue: &str) {
         let id = self.model.queue(queue).unwrap();
-        self.model.delete_queue(id);
+        self.model.delete_queue(id, &Now::default());
         self.check();
     }
 
