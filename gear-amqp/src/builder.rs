@@ -39,7 +39,7 @@ pub enum TopologyMode {
 /// | `topology=passive` | [`topology`](Self::topology) | `declare` | who declares: see [`TopologyMode`] |
 /// | `connections=1` | [`single_connection`](Self::single_connection) | 2 | one to publish and one to consume, or one for both |
 /// | `heartbeat=5` | [`heartbeat`](Self::heartbeat) | 10 s | a dead link is noticed within 2.5 of these |
-/// | `connect_timeout=3000` | [`connect_timeout`](Self::connect_timeout) | 10,000 ms | for one try at one broker, all in all |
+/// | `connect_timeout=3000` | [`connect_timeout`](Self::connect_timeout) | 10,000 ms | for one connection to one broker, all in all; at the start as long again for what is declared there |
 /// | `confirm_timeout=5000` | [`confirm_timeout`](Self::confirm_timeout) | 10,000 ms | after that an unconfirmed message makes the connection suspect |
 /// | `instance_expires=60000` | [`instance_expires`](Self::instance_expires) | 24 h (in ms) | a queue of an instance that nobody uses is deleted after that |
 /// | `recreate_instance_queue=true` | [`recreate_instance_queue`](Self::recreate_instance_queue) | `false` | an instance queue on a broken node of the cluster is deleted and declared again, losing what is in it |
@@ -197,8 +197,8 @@ impl AmqpBuilder {
         self
     }
 
-    /// How long one try at one broker may take, from the name to the ready connection: 100 ms or
-    /// more.
+    /// How long one connection to one broker may take, from the name to the ready connection, and
+    /// at the start what is declared there: 100 ms or more.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout.max(Duration::from_millis(100));
         self

@@ -2,6 +2,8 @@
 
 use gear_api::Text;
 
+use crate::link::rpc::RpcError;
+
 /// Why there is no connection, or will never be one.
 ///
 /// No variant shows the URL: it may hold a password.
@@ -53,7 +55,8 @@ pub enum AmqpError {
         /// What happened.
         reason: Text,
     },
-    /// Something accepts connections there and then stays silent.
+    /// Something accepts connections there and then stays silent, as a node does that is cut off
+    /// from its cluster.
     #[error("{broker} did not answer within {ms} ms ({waiting_for})")]
     Silent {
         /// `host:port`.
@@ -69,6 +72,19 @@ pub enum AmqpError {
 }
 
 impl AmqpError {
+    /// Why a node could not declare at this broker what it needs.
+    pub(crate) fn of_start(error: RpcError, broker: &str) -> Self {
+        let broker = broker.into();
+        match error {
+            RpcError::Refused { text, .. } => Self::Topology(text),
+            RpcError::Lost(reason) => Self::Unreachable { broker, reason },
+            RpcError::Silent { what, limit } => {
+                let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                Self::Silent { broker, ms, waiting_for: what }
+            }
+        }
+    }
+
     /// Whether trying again may help: not if the URL, the credentials or a certificate is
     /// wrong.
     #[must_use]

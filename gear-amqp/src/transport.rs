@@ -10,9 +10,14 @@ use gear_api::{
 use tokio::sync::watch;
 
 use crate::{
-    AmqpBuilder, AmqpError, consuming::Consumers, consuming::inbox::InboxSource,
-    consuming::subscribed::Subscribed, link::board::Board, link::connection::Open,
-    link::supervisor::Supervisor, publishing::Publisher, settings::Settings,
+    AmqpBuilder, AmqpError,
+    consuming::Consumers,
+    consuming::inbox::InboxSource,
+    consuming::subscribed::Subscribed,
+    link::board::Board,
+    link::supervisor::{self, Supervisor},
+    publishing::Publisher,
+    settings::Settings,
 };
 
 /// One node's connection to RabbitMQ.
@@ -103,12 +108,7 @@ impl AmqpTransport {
         } else {
             vec![supervisor(some_publisher, None), supervisor(None, some_consumers)]
         };
-        let mut links: Vec<Open> = Vec::new();
-        for supervisor in &mut supervisors {
-            links.push(supervisor.open().await?);
-        }
-        let declared = supervisors[0].declare(&links[0].connection).await;
-        declared.map_err(|error| AmqpError::Topology(error.to_string().into()))?;
+        let links = supervisor::start(&mut supervisors).await?;
         tokio::spawn(Arc::clone(&publisher).keep_time());
         for (supervisor, link) in supervisors.into_iter().zip(links) {
             tokio::spawn(supervisor.run(link));

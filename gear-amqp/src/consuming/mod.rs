@@ -35,6 +35,7 @@ use crate::{
     link::{
         board::Board,
         declare::{Declarer, Owner, short},
+        pause::Pause,
         rpc::{ANSWER, RpcError, code, open_channel, within},
     },
     publishing::Publisher,
@@ -409,24 +410,5 @@ impl Attended {
 impl Drop for Attended {
     fn drop(&mut self) {
         self.0.attend(false);
-    }
-}
-
-/// Growing pauses between tries.
-pub(crate) struct Pause(Duration);
-
-impl Pause {
-    pub(crate) fn new() -> Self {
-        Self(Duration::from_millis(50))
-    }
-
-    /// Up to 2 s, and never the same for two nodes: they would all come back at once.
-    pub(crate) fn next(&mut self) -> Duration {
-        use std::hash::{BuildHasher, RandomState};
-        const MAX: Duration = Duration::from_secs(2);
-        let pause = self.0;
-        self.0 = (pause * 2).min(MAX);
-        let jitter = RandomState::new().hash_one(0u8) % 512;
-        pause.mul_f64(0.5 + jitter as f64 / 1024.0)
     }
 }

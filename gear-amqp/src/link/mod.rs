@@ -3,5 +3,6 @@
 pub(crate) mod board;
 pub(crate) mod connection;
 pub(crate) mod declare;
+pub(crate) mod pause;
 pub(crate) mod rpc;
 pub(crate) mod supervisor;

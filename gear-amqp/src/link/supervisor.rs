@@ -5,14 +5,18 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use gear_api::Text;
 use lapin::{Connection, Event};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     AmqpError,
-    consuming::{Consumers, Pause},
+    consuming::Consumers,
     link::board::Board,
     link::connection::{self, Open},
     link::declare::Declarer,
+    link::pause::Pause,
     link::rpc::RpcError,
     publishing::{Ended, Publisher},
     settings::Settings,
@@ -30,6 +34,58 @@ pub(crate) struct Supervisor {
     pub(crate) next: usize,
 }
 
+/// Opens all connections of a node at one broker, and declares there what every node needs. Tries
+/// the brokers in turn, each once.
+pub(crate) async fn start(supervisors: &mut [Supervisor]) -> Result<Vec<Open>, AmqpError> {
+    let mut worst = Worst::default();
+    let brokers = supervisors.first().map_or(0, |first| first.settings.options.endpoints.len());
+    for _ in 0..brokers {
+        match start_at_next(supervisors).await {
+            Ok(links) => return Ok(links),
+            Err(error) => worst.add(error),
+        }
+        supervisors.iter_mut().for_each(Supervisor::move_on);
+    }
+    Err(worst.into())
+}
+
+async fn start_at_next(supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
+    let mut links = Vec::new();
+    for supervisor in supervisors {
+        links.push(supervisor.open_next().await?);
+    }
+    let first =
+        links.first().map(|link: &Open| (Arc::clone(&link.connection), link.broker.clone()));
+    if let (Some(supervisor), Some((connection, broker))) = (supervisors.first(), first) {
+        // A node that is cut off from its cluster accepts connections, and answers no more.
+        let limit = supervisor.settings.options.connect_timeout;
+        let declare = tokio::time::timeout(limit, supervisor.declare(&connection));
+        let declared =
+            declare.await.unwrap_or(Err(RpcError::Silent { what: "the exchanges", limit }));
+        declared.map_err(|error| AmqpError::of_start(error, &broker))?;
+    }
+    Ok(links)
+}
+
+/// Of several errors that which tells most.
+#[derive(Default)]
+struct Worst(Option<AmqpError>);
+
+impl Worst {
+    fn add(&mut self, error: AmqpError) {
+        // A broker that refuses tells more than one that is not there.
+        if self.0.as_ref().is_none_or(AmqpError::is_transient) {
+            self.0 = Some(error);
+        }
+    }
+}
+
+impl From<Worst> for AmqpError {
+    fn from(worst: Worst) -> Self {
+        worst.0.unwrap_or(Self::InvalidUrl("it names no host"))
+    }
+}
+
 impl Supervisor {
     fn purpose(&self) -> &'static str {
         match (&self.publisher, &self.consumers) {
@@ -40,24 +96,26 @@ impl Supervisor {
     }
 
     /// Tries the brokers in turn, each once.
-    pub(crate) async fn open(&mut self) -> Result<Open, AmqpError> {
-        let brokers = self.settings.options.endpoints.len();
-        let mut worst: Option<AmqpError> = None;
-        for _ in 0..brokers {
-            let endpoint = self.settings.options.endpoints[self.next % brokers].clone();
-            let settings = Arc::clone(&self.settings);
-            match connection::open(settings, endpoint, self.purpose()).await {
+    async fn open(&mut self) -> Result<Open, AmqpError> {
+        let mut worst = Worst::default();
+        for _ in 0..self.settings.options.endpoints.len() {
+            match self.open_next().await {
                 Ok(open) => return Ok(open),
-                Err(error) => {
-                    self.next = self.next.wrapping_add(1);
-                    // A broker that refuses tells more than one that is not there.
-                    if worst.as_ref().is_none_or(AmqpError::is_transient) {
-                        worst = Some(error);
-                    }
-                }
+                Err(error) => worst.add(error),
             }
+            self.move_on();
         }
-        Err(worst.unwrap_or(AmqpError::InvalidUrl("it names no host")))
+        Err(worst.into())
+    }
+
+    async fn open_next(&self) -> Result<Open, AmqpError> {
+        let endpoints = &self.settings.options.endpoints;
+        let endpoint = endpoints[self.next % endpoints.len()].clone();
+        connection::open(Arc::clone(&self.settings), endpoint, self.purpose()).await
+    }
+
+    fn move_on(&mut self) {
+        self.next = self.next.wrapping_add(1);
     }
 
     /// What every node needs to exist.
@@ -74,14 +132,16 @@ impl Supervisor {
         let mut closing = self.closing.clone();
         let mut open = Some(open);
         let mut is_declared = true;
+        let mut pause = Pause::new();
         loop {
             let link = match open.take() {
                 Some(link) => link,
                 None => tokio::select! {
                     _ = closing.wait_for(|closing| *closing) => return,
-                    link = self.reconnect() => link,
+                    link = self.reconnect(&mut pause) => link,
                 },
             };
+            let since = Instant::now();
             let connection = Arc::clone(&link.connection);
             let broker = link.broker.clone();
             let ended = {
@@ -101,19 +161,22 @@ impl Supervisor {
             };
             is_declared = false;
             self.lost();
-            match ended {
+            let has_worked = pause.worked(since.elapsed());
+            let elsewhere = match ended {
                 Ended::Lost(why) => {
                     tracing::warn!(%broker, %why, purpose = self.purpose(), "connection lost");
-                    // It may be half open: nobody waits for its goodbye.
-                    tokio::spawn(async move { connection::close(&connection).await });
+                    !has_worked
                 }
                 Ended::Stuck => {
                     tracing::warn!(%broker, "the broker confirms nothing; trying another");
-                    self.next = self.next.wrapping_add(1);
-                    tokio::spawn(async move { connection::close(&connection).await });
-                    sleep(Pause::new().next()).await;
+                    true
                 }
+            };
+            if elsewhere {
+                self.move_on();
             }
+            // It may be half open: nobody waits for its goodbye.
+            tokio::spawn(async move { connection::close(&connection).await });
         }
     }
 
@@ -126,9 +189,9 @@ impl Supervisor {
         }
     }
 
-    async fn reconnect(&mut self) -> Open {
-        let mut pause = Pause::new();
+    async fn reconnect(&mut self, pause: &mut Pause) -> Open {
         loop {
+            sleep(pause.next()).await;
             match self.open().await {
                 Ok(open) => {
                     tracing::info!(broker = %open.broker, purpose = self.purpose(), "connected again");
@@ -136,7 +199,6 @@ impl Supervisor {
                 }
                 Err(error) => tracing::warn!(%error, purpose = self.purpose(), "not connected"),
             }
-            sleep(pause.next()).await;
         }
     }
 
@@ -145,7 +207,6 @@ impl Supervisor {
             tracing::warn!(%error, "the exchanges can not be declared");
             // A cluster that has just lost a node can not write, but routes by what it knows.
             if !matches!(error, RpcError::Silent { .. }) {
-                sleep(Duration::from_secs(1)).await;
                 return Ended::Lost(error.to_string().into());
             }
         }

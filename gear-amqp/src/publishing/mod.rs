@@ -65,6 +65,8 @@ struct State {
     bytes: usize,
     /// Since when nothing was confirmed although something was to be.
     waiting_since: Option<Instant>,
+    /// How often that was too long, since something was confirmed.
+    suspicions: u32,
     /// The broker closed the last channel: whoever may be the reason goes alone.
     careful: bool,
     closing: bool,
@@ -98,6 +100,7 @@ impl Publisher {
                 window: Window::new(),
                 bytes: 0,
                 waiting_since: None,
+                suspicions: 0,
                 careful: false,
                 closing: false,
             }),
@@ -207,7 +210,7 @@ impl Publisher {
 
     /// Takes every confirm that is ready, and tells what is certain of them.
     fn drain(&self, state: &mut State) {
-        let State { link, window, bytes, waiting_since, .. } = state;
+        let State { link, window, bytes, waiting_since, suspicions, .. } = state;
         let Link::Up(up) = link else { return };
         let before = window.len();
         let failed = &mut up.failed;
@@ -237,6 +240,9 @@ impl Publisher {
                 }
             });
         });
+        if window.len() < before {
+            *suspicions = 0;
+        }
         if window.is_empty() {
             *waiting_since = None;
         } else if window.len() < before {

@@ -88,7 +88,6 @@ impl Publisher {
 
     /// Publishes over `connection` for as long as that works.
     pub(crate) async fn serve(&self, connection: &Connection) -> Ended {
-        let mut suspicions = 0;
         loop {
             let channel = match open_confirming(connection).await {
                 Ok(channel) => channel,
@@ -114,7 +113,7 @@ impl Publisher {
                         }
                     }
                     Turn::Overdue => {
-                        suspicions += 1;
+                        let suspicions = self.suspect();
                         let elsewhere = self.settings.options.endpoints.len() > 1;
                         if !self.probe(connection).await || (elsewhere && suspicions > 1) {
                             break Some(Ended::Stuck);
@@ -128,6 +127,13 @@ impl Publisher {
                 return ended;
             }
         }
+    }
+
+    /// Returns how often, since anything was confirmed, it took too long.
+    fn suspect(&self) -> u32 {
+        let mut state = self.state();
+        state.suspicions += 1;
+        state.suspicions
     }
 
     /// Whether the broker still answers what needs its cluster.
@@ -148,6 +154,7 @@ impl Publisher {
             failed: None,
             delays: HashSet::new(),
         }));
+        state.suspicions = 0;
         drop(state);
         self.board.publishing(true);
     }

@@ -5,6 +5,7 @@ mod cluster;
 mod consuming;
 mod example;
 mod foreign;
+mod handshake;
 mod names;
 mod outages;
 mod publishing;

@@ -9,13 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gear_amqp::AmqpError;
 use gear_api::{
     Address, CallError, Client, Context, Fault, Node, Operation, PublishError, Route, Status,
     Timestamp, Transport,
 };
 use gear_test_amqp::Broker;
 
-use crate::{CTRL, PATIENCE, System, Test, cast, eventually, next, ready, serve, text};
+use crate::{
+    CTRL, PATIENCE, System, Test, cast, eventually,
+    handshake::{Handshake, Then},
+    next, ready, serve, text,
+};
 
 const WAIT: Operation<u64, u64> = Operation::new("wait").idempotent();
 
@@ -148,6 +153,71 @@ async fn a_broker_that_confirms_nothing_is_left_for_another() -> Test {
     assert!(other.accepted() > before, "it went to the other one");
     Ok(())
 }
+
+/// Behind a load balancer whose broker is ill, for example.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_accepts_and_closes_is_tried_with_growing_pauses() -> Test {
+    let broker = Broker::shared().await;
+    let ill = Handshake::before(broker, Then::GoesOn).await?;
+    let system = System::at(ill.url());
+    let transport = system.builder().single_connection(true).connect().await?;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    let start = Instant::now();
+    ill.change(Then::IsClosed);
+    let before = ill.accepted();
+    eventually("it is tried", || ill.accepted() >= before + 8).await;
+    // Half of 50, 100, 200, 400, 800, 1600 and twice 2000 ms at least.
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(3_575), "8 tries in {elapsed:?}");
+    ill.change(Then::GoesOn);
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    next(&mut queue).await.ack();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_accepts_and_closes_is_left_for_another() -> Test {
+    let broker = Broker::shared().await;
+    let ill = Handshake::before(broker, Then::IsClosed).await?;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    let builder = system.builder().single_connection(true).url(&ill.url())?;
+    let transport = builder.connect().await?;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    // The good one is away for a moment.
+    proxy.cut();
+    eventually("the ill one is tried", || ill.accepted() > 0).await;
+    proxy.heal();
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    next(&mut queue).await.ack();
+    Ok(())
+}
+
+/// As a node does that is cut off from its cluster: no exchange can be declared there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_at_a_broker_that_answers_nothing_goes_on_at_the_next() -> Test {
+    let broker = Broker::shared().await;
+    let silent = Handshake::before(broker, Then::IsSilent).await?;
+    // It begins with either of them.
+    for _ in 0..4 {
+        let system = System::at(silent.url());
+        let builder = system.builder().url(&broker.url())?.connect_timeout(STARTING);
+        let start = Instant::now();
+        let transport = builder.connect().await?;
+        assert!(start.elapsed() < 3 * STARTING, "{:?}", start.elapsed());
+        let mut queue = serve(&transport, &CTRL, 1).await;
+        transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+        next(&mut queue).await.ack();
+    }
+    let start = Instant::now();
+    let alone = System::at(silent.url()).builder().connect_timeout(STARTING).connect().await;
+    let error = alone.expect_err("there is no other");
+    assert!(matches!(error, AmqpError::Silent { .. }), "{error:?}");
+    assert!(start.elapsed() < 3 * STARTING, "{:?}", start.elapsed());
+    Ok(())
+}
+
+const STARTING: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_in_flight_end_once_when_the_broker_restarts() -> Test {
