@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gear_api::{Clock, Message, Pattern, Status, Text, Timestamp};
+use gear_api::{Clock, Message, Pattern, Status, Text, Timestamp, topology::QueueType};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -69,6 +69,7 @@ pub struct MemoryBrokerBuilder {
     watermark: usize,
     max_message_bytes: usize,
     reconnect_delay: Duration,
+    queue_type: QueueType,
 }
 
 /// What there is of one queue.
@@ -120,6 +121,23 @@ impl MemoryBrokerBuilder {
         self
     }
 
+    /// How the queues that instances share store their messages: those of services and event
+    /// groups, of what is held back and of what is set aside. Classic by default, as for
+    /// `gear-amqp`. A quorum queue keeps what is not durable over a restart, too, serves what was
+    /// given back first, and has a [`delivery_limit`](Policy::delivery_limit):
+    ///
+    /// ```
+    /// use gear_api::{Pattern, topology::QueueType};
+    /// use gear_memory::{MemoryBroker, Policy};
+    ///
+    /// let broker = MemoryBroker::builder().queue_type(QueueType::Quorum).build();
+    /// broker.set_policy(Pattern::new("CTRL"), Policy::new().delivery_limit(20));
+    /// ```
+    pub fn queue_type(mut self, queue_type: QueueType) -> Self {
+        self.queue_type = queue_type;
+        self
+    }
+
     /// The broker.
     #[must_use]
     pub fn build(self) -> MemoryBroker {
@@ -131,6 +149,7 @@ impl MemoryBrokerBuilder {
             watermark: self.watermark,
             max_message_bytes: self.max_message_bytes,
             reconnect_delay: self.reconnect_delay,
+            queue_type: self.queue_type,
         };
         MemoryBroker(Arc::new(Shared::new(Model::new(record), options)))
     }
@@ -163,6 +182,7 @@ impl MemoryBroker {
             watermark: 512 * 1024 * 1024,
             max_message_bytes: 16 * 1024 * 1024,
             reconnect_delay: Duration::from_millis(100),
+            queue_type: QueueType::Classic,
         }
     }
 

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gear_api::{Message, Publish, PublishError, Route, Text, topology};
+use gear_api::{
+    Message, Publish, PublishError, Route, Text,
+    topology::{self, QueueType},
+};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -60,7 +63,8 @@ impl Shared {
                 Target { exchange: exchanges.dead, key, mandatory: true, expires: None }
             }
             Route::Delayed { delay, queue } => {
-                let declared = self.with(|state, now| declare_delay(state, delay, now));
+                let declared =
+                    self.with(|state, now| declare_delay(state, delay, self.queue_type, now));
                 let exchange = declared
                     .map_err(|refusal| PublishError::Refused(refusal.to_string().into()))?;
                 Target { exchange, key: queue.into(), mandatory: true, expires: None }
@@ -163,8 +167,14 @@ impl Shared {
     }
 }
 
-fn declare_delay(state: &mut State, delay: Duration, now: &Now) -> Result<ExchangeId, Refusal> {
-    let (exchange, declaration) = topology::delay(delay);
+fn declare_delay(
+    state: &mut State,
+    delay: Duration,
+    queue_type: QueueType,
+    now: &Now,
+) -> Result<ExchangeId, Refusal> {
+    let (exchange, mut declaration) = topology::delay(delay);
+    declaration.queue.queue_type = queue_type;
     let exchange = state.model.declare_exchange(&exchange)?;
     let nobody = ConnectionId::default();
     let queue = state.model.declare_queue(&declaration.queue, nobody, now)?;

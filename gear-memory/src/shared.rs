@@ -11,7 +11,8 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 use gear_api::{
-    Clock, ConsumerEnd, HandOver, Message, PublishError, Status, Text, Verdict, topology,
+    Clock, ConsumerEnd, HandOver, Message, PublishError, Status, Text, Verdict,
+    topology::{self, QueueType},
 };
 use slotmap::SlotMap;
 use tokio::{
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) watermark: usize,
     pub(crate) max_message_bytes: usize,
     pub(crate) reconnect_delay: Duration,
+    /// Of the queues that instances share.
+    pub(crate) queue_type: QueueType,
     pub(crate) timer_changed: Arc<Notify>,
     pub(crate) progress: Notify,
 }
@@ -232,6 +235,7 @@ pub(crate) struct Options {
     pub(crate) watermark: usize,
     pub(crate) max_message_bytes: usize,
     pub(crate) reconnect_delay: Duration,
+    pub(crate) queue_type: QueueType,
 }
 
 impl Shared {
@@ -264,6 +268,7 @@ impl Shared {
             watermark: options.watermark,
             max_message_bytes: options.max_message_bytes,
             reconnect_delay: options.reconnect_delay,
+            queue_type: options.queue_type,
             timer_changed: Arc::new(Notify::new()),
             progress: Notify::new(),
         }

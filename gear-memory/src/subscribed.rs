@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use gear_api::{ConsumerEnd, ReplySink, ReplyTo, Status, SubscribeError, Subscription, topology};
+use gear_api::{
+    ConsumerEnd, ReplySink, ReplyTo, Status, SubscribeError, Subscription,
+    topology::{self, QueueType},
+};
 
 use crate::{
     inbox::Inbox,
@@ -42,8 +45,11 @@ impl Subscribed {
     ) -> Result<(Self, Option<Listening>), SubscribeError> {
         let mut listening = None;
         let mut exclusive = false;
-        let (declaration, prefetch, service) = match subscription {
+        // Those of one instance are always classic, as only these refuse a second consumer.
+        let mut queue_type = QueueType::Classic;
+        let (mut declaration, prefetch, service) = match subscription {
             Subscription::Service { service, prefetch } => {
+                queue_type = shared.queue_type;
                 (topology::service(&service), prefetch.max(1).into(), Some(service))
             }
             Subscription::Instance { instance, prefetch } => {
@@ -63,6 +69,7 @@ impl Subscribed {
                 (declaration, 0, None)
             }
             Subscription::Events { group, patterns, prefetch } => {
+                queue_type = shared.queue_type;
                 let service = group.service().clone();
                 (topology::events(&group, &patterns), prefetch.max(1).into(), Some(service))
             }
@@ -71,10 +78,16 @@ impl Subscribed {
             }
             _ => return Err(SubscribeError::Unsupported("subscription of this kind")),
         };
+        declaration.queue.queue_type = queue_type;
+        let dead = service.as_ref().map(|service| {
+            let mut dead = topology::dead(service);
+            dead.queue.queue_type = shared.queue_type;
+            dead
+        });
         let sink = listening.as_ref().map(|listening| Arc::clone(&listening.sink));
         let subscribed = Self {
             inbox: Inbox::new(prefetch, sink.clone()),
-            dead: service.as_ref().map(topology::dead),
+            dead,
             declaration,
             consume: Consume {
                 connection,

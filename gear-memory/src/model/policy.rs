@@ -61,9 +61,10 @@ impl Policy {
         self
     }
 
-    /// Quorum queues: a message that came back so often as a failure is dead-lettered at
-    /// the next return, or dropped (as RabbitMQ 4.3 counts: rejections and lost
-    /// consumers, not messages that were given back).
+    /// For quorum queues ([`queue_type`](crate::MemoryBrokerBuilder::queue_type)): a message
+    /// that comes back as a failure more often than this is dropped, by way of the dead-letter
+    /// exchange where its queue has one. As RabbitMQ 4.3 counts: deliveries that were dropped or
+    /// whose connection was lost are failures, those that were given back are not.
     #[must_use]
     pub fn delivery_limit(mut self, failures: u32) -> Self {
         self.delivery_limit = Some(failures);

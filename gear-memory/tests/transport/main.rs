@@ -10,6 +10,7 @@ mod found;
 mod idle;
 mod lifetime;
 mod pressure;
+mod quorum;
 mod record;
 mod replies;
 mod routes;

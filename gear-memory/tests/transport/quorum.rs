@@ -1,0 +1,90 @@
+//! Quorum queues, as the builder asks for them: which queues they are, and what they do.
+
+use gear_api::{Pattern, topology::QueueType};
+use gear_memory::{Policy, Recorded};
+
+use super::*;
+
+fn quorum() -> MemoryBroker {
+    MemoryBroker::builder().queue_type(QueueType::Quorum).record(100).build()
+}
+
+/// What died, and why.
+fn deaths(broker: &MemoryBroker) -> Vec<String> {
+    let lines = broker.recorded().into_iter().map(|line: Recorded| line.to_string());
+    lines.filter_map(|line| Some(line.split_once("die      ")?.1.to_owned())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_back_more_often_than_the_limit_is_dropped() {
+    let broker = quorum();
+    broker.set_policy(Pattern::new("CTRL"), Policy::new().delivery_limit(2));
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 1).await;
+    send_all(&*web, "CTRL", &["fails", "next"]).await;
+    for _ in 0..3 {
+        next(&mut ctrl).await.requeue(); // not begun, so no failure
+        drop(next(&mut ctrl).await);
+    }
+    assert_eq!(take(&mut ctrl, 1).await, ["next"]);
+    assert_eq!(deaths(&broker), ["cast test in CTRL: delivery_limit"]);
+    assert_eq!(broker.stored_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_counts_towards_the_limit() {
+    let broker = quorum();
+    broker.set_policy(Pattern::new("CTRL"), Policy::new().delivery_limit(1));
+    let (link, web) = link(&broker);
+    let mut ctrl = serve(&*web, 1).await;
+    send(&*web, "CTRL", "m").await.unwrap();
+    for _ in 0..2 {
+        let _held = next(&mut ctrl).await;
+        link.cut();
+    }
+    soon(broker.idle()).await;
+    assert!(take_ready(&mut ctrl).is_empty());
+    assert_eq!(deaths(&broker), ["cast test in CTRL: delivery_limit"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classic_queue_knows_no_such_limit() {
+    let broker = MemoryBroker::builder().record(100).build();
+    broker.set_policy(Pattern::new("CTRL"), Policy::new().delivery_limit(1));
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 1).await;
+    send(&*web, "CTRL", "m").await.unwrap();
+    for _ in 0..10 {
+        drop(next(&mut ctrl).await);
+    }
+    assert_eq!(take(&mut ctrl, 1).await, ["m!"]);
+    assert!(deaths(&broker).is_empty());
+}
+
+/// Only quorum queues keep over a restart what is not durable.
+#[tokio::test(start_paused = true)]
+async fn those_that_instances_share_are_quorum_queues_and_no_others() {
+    let broker = quorum();
+    let web = connect(&broker);
+    drop(serve(&*web, 1).await);
+    drop(join(&*web, "CTRL.h1").await.unwrap());
+    let group = gear_api::EventGroup::new("CTRL".parse().unwrap(), "log").unwrap();
+    let queue = group.as_str().to_owned();
+    let patterns = vec![Pattern::ALL];
+    drop(web.subscribe(Subscription::Events { group, patterns, prefetch: 1 }).await.unwrap());
+
+    send_all(&*web, "CTRL", &["shared"]).await;
+    send_all(&*web, "CTRL.h1", &["own"]).await;
+    let topic = "a".parse().unwrap();
+    web.send(Route::Event(&topic), message("event")).await.unwrap();
+    let service = "CTRL".parse().unwrap();
+    web.send(Route::Dead(&service), message("dead")).await.unwrap();
+    web.send(Route::Delayed { delay: ms(5_000), queue: "CTRL" }, message("later")).await.unwrap();
+    broker.restart();
+    soon(broker.idle()).await;
+    let kept = |queue: &str| ready(&broker, queue);
+    assert_eq!(kept("CTRL"), ["shared", "later"]);
+    assert_eq!(kept(&queue), ["event"]);
+    assert_eq!(kept("CTRL:dead"), ["dead"]);
+    assert!(kept("CTRL.h1").is_empty());
+}
