@@ -179,6 +179,43 @@ async fn a_gather_whose_confirm_is_lost_has_its_answers_at_once() -> Test {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gather_whose_client_is_closed_says_so() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).on(ECHO, slow_echo).start().await?;
+    let client = client(&broker).await;
+    // It has left, and its confirm is still to come, as is the answer.
+    broker.inject(BrokerFault::LoseConfirm);
+    let (sent, ()) =
+        tokio::join!(client.gather(CTRL.all(), ECHO, &"x".into()).into_future(), async {
+            tokio::time::sleep(SECOND / 2).await;
+            client.close().await;
+        });
+    let error = sent.unwrap_err();
+    assert!(matches!(error, CallError::Closed), "{error:?}");
+
+    // It is confirmed, and there is more to come.
+    let client = crate::client(&broker).await;
+    let mut answers = client.gather(CTRL.all(), ECHO, &"x".into()).await?;
+    client.close().await;
+    let answer = answers.next().await.ok_or("it ends without a word")?;
+    assert!(matches!(answer.result, Err(CallError::Closed)) && answer.from.is_none());
+    assert!(answers.next().await.is_none());
+    assert!(answers.next().await.is_none());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gather_that_was_not_sent_by_its_deadline_says_so() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    broker.raise_alarm("no memory");
+    let error = client.gather(CTRL.all(), WHO, &()).timeout(SECOND).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(NotSent::Unavailable(_))), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_the_broker_does_not_take_is_a_failure_at_once() -> Test {
     const FAIL: Operation<(), String> = Operation::new("fail");
     async fn fail(_: Arc<()>, _: Context, (): ()) -> Result<String, Fault> {

@@ -17,10 +17,10 @@ use tokio::sync::mpsc;
 use super::{
     CallError, Client,
     call::{self, Open, Request},
-    pending::Waiter,
+    pending::{self, Waiter},
     trace::{Sent, Trace},
 };
-use crate::{Address, Codec, HeaderValue, Instance, Message, Operation, Text};
+use crate::{Address, Codec, HeaderValue, Instance, Operation, Text};
 
 /// A request to many that is not sent yet: awaiting it sends it.
 ///
@@ -145,18 +145,20 @@ impl<Rep: 'static, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
 pub struct Answer<Rep> {
     /// Who answered; none if it did not say.
     pub from: Option<Instance>,
-    /// What: [`CallError::Remote`] and [`CallError::ReplyNotDecodable`] are the errors.
+    /// What. [`CallError::Remote`] and [`CallError::ReplyNotDecodable`] are errors of the one that
+    /// answered; [`CallError::Closed`] comes last, from nobody, if the client was closed while
+    /// there was more to come.
     pub result: Result<Rep, CallError>,
 }
 
 /// The answers of a gather, as they come: a stream. Ends when all that were expected have
-/// answered, or at the deadline. An instance that answers twice is heard once.
+/// answered, at the deadline, or when the client is closed. An instance that answers twice is heard once.
 pub struct Answers<Rep, C> {
     open: Open,
     trace: Trace,
-    receiver: mpsc::UnboundedReceiver<Message>,
-    /// An answer that came before the broker's.
-    first: Option<Message>,
+    receiver: mpsc::UnboundedReceiver<pending::Answer>,
+    /// What came before the broker's answer.
+    first: Option<pending::Answer>,
     expects: bool,
     missing: BTreeSet<Instance>,
     answered: BTreeSet<Instance>,
@@ -172,11 +174,12 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
             return Poll::Ready(sent);
         }
         self.receiver.poll_recv(cx).map(|answer| match answer {
-            Some(answer) => {
-                self.first = Some(answer);
+            Some(Err(CallError::DeadlinePassed)) => Err(self.open.deadline_passed()),
+            Some(Err(error)) => Err(error),
+            answer => {
+                self.first = answer;
                 Ok(())
             }
-            None => Err(self.open.deadline_passed()),
         })
     }
 
@@ -197,6 +200,9 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
         let answer = std::task::ready!(self.poll_answer(cx));
         match &answer {
+            Some(Answer { result: Err(error @ CallError::Closed), .. }) => {
+                self.trace.failed(error.word());
+            }
             Some(_) => self.heard += 1,
             None => self.trace.gathered(self.heard, self.missing.is_empty()),
         }
@@ -208,12 +214,17 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
             if self.expects && self.missing.is_empty() {
                 return Poll::Ready(None);
             }
-            let reply = match self.first.take() {
-                Some(first) => first,
-                None => match std::task::ready!(self.receiver.poll_recv(cx)) {
-                    Some(reply) => reply,
-                    None => return Poll::Ready(None),
-                },
+            let next = match self.first.take() {
+                Some(first) => Some(first),
+                None => std::task::ready!(self.receiver.poll_recv(cx)),
+            };
+            let reply = match next {
+                Some(Ok(reply)) => reply,
+                // Its time is over: that is how a gather ends.
+                None | Some(Err(CallError::DeadlinePassed)) => return Poll::Ready(None),
+                Some(Err(error)) => {
+                    return Poll::Ready(Some(Answer { from: None, result: Err(error) }));
+                }
             };
             let from: Option<Instance> = reply.sender().parse().ok();
             if let Some(instance) = &from {

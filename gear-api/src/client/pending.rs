@@ -21,8 +21,8 @@ pub(crate) type Answer = Result<Message, CallError>;
 /// Who waits.
 pub(super) enum Waiter {
     One(oneshot::Sender<Answer>),
-    /// A gather: answers until it is taken out.
-    Many(mpsc::UnboundedSender<Message>),
+    /// A gather: answers until it is taken out, and what ended it.
+    Many(mpsc::UnboundedSender<Answer>),
 }
 
 #[derive(Default)]
@@ -183,8 +183,7 @@ impl Waiter {
         match self {
             // A caller that has gone needs no answer.
             Self::One(answer) => drop(answer.send(Err(error))),
-            // Its stream ends; it knows by its own deadline why.
-            Self::Many(answers) => drop(answers),
+            Self::Many(answers) => drop(answers.send(Err(error))),
         }
     }
 }
@@ -202,7 +201,7 @@ impl ReplySink for Pending {
         };
         match state.find(id).map(|call| &call.waiter) {
             None => state.late += 1,
-            Some(Waiter::Many(answers)) => drop(answers.send(reply)),
+            Some(Waiter::Many(answers)) => drop(answers.send(Ok(reply))),
             Some(Waiter::One(_)) => {
                 let waiter = state.remove(id);
                 drop(state);
