@@ -11,6 +11,7 @@ mod outages;
 mod publishing;
 mod security;
 mod topology;
+mod unconfirmed;
 
 use std::time::{Duration, Instant};
 
