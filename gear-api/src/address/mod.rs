@@ -187,7 +187,7 @@ impl FromStr for Instance {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let Some((service, host)) = text.split_once('.') else {
             let problem = match name::check_service(text) {
-                Ok(()) => NameProblem::EmptyWord { at: text.len() },
+                Ok(()) => NameProblem::NoHost,
                 Err(problem) => problem,
             };
             return Err(NameError::new("instance name", text, problem));
@@ -332,6 +332,29 @@ mod tests {
         }
         assert_eq!("a.b".parse::<Service>().unwrap_err().problem(), dot(1));
         assert!("AMQ".parse::<Service>().is_ok(), "names are case-sensitive");
+    }
+
+    #[test]
+    fn a_character_of_several_bytes_is_shown_whole() {
+        for character in ['é', 'ß', '߿', 'ࠀ', '語', '\u{ffff}', '🦀', '\u{10ffff}'] {
+            let problem = NameProblem::Character { character, at: 2, dots: false };
+            let error = format!("Na{character}me").parse::<Service>().unwrap_err();
+            assert_eq!(error.problem(), problem);
+        }
+        let error = "REPO.hôte".parse::<Instance>().unwrap_err();
+        let text = "invalid host name \"hôte\": 'ô' at byte 1 is not one of A-Z a-z 0-9 _ - \
+                    (or a dot between words)";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn an_instance_without_a_host_is_told_what_is_missing() {
+        let error = "REPO".parse::<Instance>().unwrap_err();
+        assert_eq!(error.problem(), NameProblem::NoHost);
+        let text =
+            "invalid instance name \"REPO\": the host is missing: an instance is SERVICE.host";
+        assert_eq!(error.to_string(), text);
+        assert_eq!("".parse::<Instance>().unwrap_err().problem(), NameProblem::Empty);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub enum NameProblem {
     /// A character that the wire contract does not allow there.
     #[error("{character:?} at byte {at} is not one of A-Z a-z 0-9 _ -{}", if *.dots { " (or a dot between words)" } else { "" })]
     Character {
-        /// The character (its first byte, where it has several).
+        /// The character.
         character: char,
         /// Where it stands, in bytes from the start.
         at: usize,
@@ -95,6 +95,9 @@ pub enum NameProblem {
     /// More `#` than a broker accepts in one pattern.
     #[error("it has more than {MAX_HASHES} words \"#\"")]
     TooManyHashes,
+    /// The name of an instance that is one of a service.
+    #[error("the host is missing: an instance is SERVICE.host")]
+    NoHost,
     /// A pattern of addresses that is none of the four forms.
     #[error("an address is SERVICE, SERVICE.host, SERVICE.* or *.*")]
     Form,
@@ -138,7 +141,7 @@ const fn check_words(name: &str, max: usize, dots: bool) -> Result<(), NameProbl
             }
             word = at + 1;
         } else if !is_name_byte(bytes[at]) {
-            return Err(NameProblem::Character { character: bytes[at] as char, at, dots });
+            return Err(NameProblem::Character { character: character(bytes, at), at, dots });
         }
         at += 1;
     }
@@ -146,6 +149,26 @@ const fn check_words(name: &str, max: usize, dots: bool) -> Result<(), NameProbl
         return Err(NameProblem::EmptyWord { at: word });
     }
     Ok(())
+}
+
+/// The character of a text that begins at a byte: `str::chars` does not run at compile time.
+const fn character(text: &[u8], at: usize) -> char {
+    let first = text[at] as u32;
+    let (bytes, mut code) = match first {
+        0..=0x7f => (1, first),
+        0x80..=0xdf => (2, first & 0x1f),
+        0xe0..=0xef => (3, first & 0x0f),
+        _ => (4, first & 0x07),
+    };
+    let mut next = 1;
+    while next < bytes {
+        code = code << 6 | (text[at + next] & 0x3f) as u32;
+        next += 1;
+    }
+    match char::from_u32(code) {
+        Some(character) => character,
+        None => char::REPLACEMENT_CHARACTER,
+    }
 }
 
 /// Checks a topic (no wildcards) or a pattern (wildcards, at most two `#`).
@@ -196,6 +219,7 @@ pub(super) const fn or_panic(checked: Result<(), NameProblem>) {
         Err(NameProblem::Reserved) => panic!("names that start with \"amq\" are reserved"),
         Err(NameProblem::Wildcard { .. }) => panic!("only a pattern may have wildcards"),
         Err(NameProblem::TooManyHashes) => panic!("the pattern has more than two words \"#\""),
+        Err(NameProblem::NoHost) => panic!("the name has no host"),
         Err(NameProblem::Form) => panic!("this is not one of the four forms of an address"),
     }
 }
