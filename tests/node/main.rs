@@ -4,6 +4,7 @@
 
 mod accounts;
 mod injected;
+mod panics;
 mod time;
 
 use std::{

@@ -98,9 +98,20 @@ where
     Out: Send + 'static,
 {
     fn spawn(&self, tasks: &Tasks, place: Place, mut job: Job) {
-        let (state, function) = (Arc::clone(&self.state), self.function.clone());
-        let (decode, encode) = (self.decode, self.encode);
         let span = job.span();
+        // This is the stack of whoever sent the request, or of all consumers of a connection:
+        // what is the handler's may panic in its own task alone.
+        let function = match caught(|| self.function.clone()) {
+            Ok(function) => function,
+            Err(fault) => {
+                if let Some(rest) = span.in_scope(|| job.finish(Err(fault))) {
+                    tasks.spawn(place, rest);
+                }
+                return;
+            }
+        };
+        let state = Arc::clone(&self.state);
+        let (decode, encode) = (self.decode, self.encode);
         tasks.spawn(
             place,
             async move {
@@ -158,9 +169,13 @@ impl<T, F: Future<Output = Result<T, Fault>>> Future for CatchPanic<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let handling = self.project().handling;
-        panic::catch_unwind(AssertUnwindSafe(|| handling.poll(cx)))
-            .unwrap_or_else(|payload| Poll::Ready(Err(fault_of_panic(payload.as_ref()))))
+        caught(|| handling.poll(cx)).unwrap_or_else(|fault| Poll::Ready(Err(fault)))
     }
+}
+
+/// What `run` returns, or the fault that its panic is.
+fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
+    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|payload| fault_of_panic(payload.as_ref()))
 }
 
 fn fault_of_panic(payload: &(dyn Any + Send)) -> Fault {
@@ -217,11 +232,14 @@ where
     <L::Service as Service<Request>>::Error: Into<BoxError> + Send,
     <L::Service as Service<Request>>::Future: Send,
 {
-    Arc::new(move |inner| Arc::new(Layered(Mutex::new(layer.layer(HandlerService(inner))))))
+    Arc::new(move |inner| {
+        Arc::new(Layered(Arc::new(Mutex::new(layer.layer(HandlerService(inner))))))
+    })
 }
 
-/// A layered service. Each request gets a clone; the lock is held only to make it.
-struct Layered<T>(Mutex<T>);
+/// A layered service. Each request gets a clone, which is made in its task: a layer that panics
+/// does so there. The lock is held only to make it.
+struct Layered<T>(Arc<Mutex<T>>);
 
 impl<T> Layered<T>
 where
@@ -230,8 +248,9 @@ where
     T::Future: Send,
 {
     fn call(&self, cx: Context) -> impl Future<Output = Result<Reply, BoxError>> + Send + use<T> {
-        let mut service = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shared = Arc::clone(&self.0);
         async move {
+            let mut service = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // Waiting for readiness holds this request back, and nobody else.
             poll_fn(|task| service.poll_ready(task)).await.map_err(Into::into)?;
             service.call(Request(cx)).await.map_err(Into::into)

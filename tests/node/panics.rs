@@ -1,0 +1,177 @@
+//! What is a service's own may panic: its handlers, their layers, their codecs. On the broker in
+//! memory a message is delivered on the stack of whoever sends it, so a panic in the wrong place
+//! would hit somebody else.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context as TaskContext, Poll},
+};
+
+use gear::{
+    CallError, Client, Codec, CodecError, Context, Fault, HandlerService, Node, Operation, Request,
+    Retry, Text, code,
+};
+use tower_layer::layer_fn;
+use tower_service::Service;
+
+use crate::{CTRL, REPO, Test, WHO, broker, client, node, who};
+
+const ECHO: Operation<String, String> = Operation::new("echo");
+
+async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+    Ok(text)
+}
+
+/// Panics once, when it is next copied.
+#[derive(Debug, Default)]
+struct Brittle(Arc<AtomicBool>);
+
+impl Brittle {
+    fn new() -> (Self, Arc<AtomicBool>) {
+        let breaks = Arc::default();
+        (Self(Arc::clone(&breaks)), breaks)
+    }
+}
+
+impl Clone for Brittle {
+    fn clone(&self) -> Self {
+        assert!(!self.0.swap(false, Ordering::SeqCst), "a copy that panics");
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Where a layer panics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Ready,
+    Call,
+}
+
+/// A service around a handler that panics where it is told.
+#[derive(Debug, Clone)]
+struct Panicking {
+    inner: HandlerService,
+    at: Option<At>,
+    _brittle: Brittle,
+}
+
+impl Service<Request> for Panicking {
+    type Response = <HandlerService as Service<Request>>::Response;
+    type Error = <HandlerService as Service<Request>>::Error;
+    type Future = <HandlerService as Service<Request>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        assert_ne!(self.at, Some(At::Ready), "a layer that panics");
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        assert_ne!(self.at, Some(At::Call), "a layer that panics");
+        self.inner.call(request)
+    }
+}
+
+/// A codec that panics at some texts.
+#[derive(Debug)]
+enum Picky {}
+
+impl Codec<String> for Picky {
+    const CONTENT_TYPE: Text = Text::from_static("text/plain");
+
+    fn encode(value: &String) -> Result<bytes::Bytes, CodecError> {
+        assert_ne!(value, "answer", "a codec that panics");
+        Ok(bytes::Bytes::copy_from_slice(value.as_bytes()))
+    }
+
+    fn decode(body: &bytes::Bytes) -> Result<String, CodecError> {
+        assert_ne!(&body[..], b"request", "a codec that panics");
+        Ok(String::from_utf8_lossy(body).into_owned())
+    }
+}
+
+/// A call that panics somewhere is answered, and nobody else notices.
+async fn panics<C: Codec<String>>(
+    client: &Client,
+    node: &Node,
+    operation: Operation<String, String, C>,
+    text: &str,
+) -> Test {
+    let before = node.stats().panicked;
+    let error = client.call(CTRL, operation, &text.to_owned()).await.expect_err("it panics");
+    assert!(matches!(&error, CallError::Remote(_)), "{error:?}");
+    assert_eq!((error.code(), error.retry()), (Some(code::PANICKED), Retry::Useless));
+    assert_eq!(node.stats().panicked, before + 1);
+    // The node that it happened in, and another one.
+    assert_eq!(client.call(CTRL, WHO, &()).await?, "CTRL.host1");
+    assert_eq!(client.call(REPO, WHO, &()).await?, "REPO.host1");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_panics_takes_only_its_request_down() -> Test {
+    for at in [None, Some(At::Ready), Some(At::Call)] {
+        let broker = broker();
+        let (brittle, breaks) = Brittle::new();
+        let copied = std::sync::Mutex::new(Some(brittle));
+        let layer = layer_fn(move |inner| {
+            let brittle = copied.lock().expect("no panic in here").take().unwrap_or_default();
+            Panicking { inner, at, _brittle: brittle }
+        });
+        let ctrl = node(&broker, &CTRL, "host1").on(WHO, who).layer(layer).on(ECHO, echo);
+        let ctrl = ctrl.start().await?;
+        let _repo = node(&broker, &REPO, "host1").on(WHO, who).start().await?;
+        let client = client(&broker).await;
+        breaks.store(at.is_none(), Ordering::SeqCst);
+        panics(&client, &ctrl, ECHO, "x").await?;
+        if at.is_none() {
+            assert_eq!(client.call(CTRL, ECHO, &"x".to_owned()).await?, "x");
+        }
+        assert!(ctrl.shutdown(crate::SECOND).await.is_clean());
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_can_not_be_copied_takes_only_its_request_down() -> Test {
+    let broker = broker();
+    let (brittle, breaks) = Brittle::new();
+    let handler = move |_: Arc<()>, _: Context, text: String| {
+        let _ = &brittle;
+        async { Ok(text) }
+    };
+    let ctrl = node(&broker, &CTRL, "host1").on(WHO, who).on(ECHO, handler).start().await?;
+    let _repo = node(&broker, &REPO, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    breaks.store(true, Ordering::SeqCst);
+    panics(&client, &ctrl, ECHO, "x").await?;
+    assert_eq!(client.call(CTRL, ECHO, &"x".to_owned()).await?, "x");
+
+    // A cast is set aside, with what little can be said.
+    breaks.store(true, Ordering::SeqCst);
+    client.cast(CTRL, ECHO, &"x".to_owned()).await?;
+    broker.idle().await;
+    assert_eq!(broker.messages("CTRL:dead").len(), 1);
+    assert!(ctrl.shutdown(crate::SECOND).await.is_clean());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_codec_that_panics_takes_only_its_request_down() -> Test {
+    const PICKY: Operation<String, String, Picky> = Operation::new("picky");
+    async fn answer(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        Ok(if text == "well" { text } else { "answer".into() })
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").on(WHO, who).on(PICKY, answer).start().await?;
+    let _repo = node(&broker, &REPO, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    for text in ["request", "any"] {
+        panics(&client, &ctrl, PICKY, text).await?;
+    }
+    assert_eq!(client.call(CTRL, PICKY, &"well".to_owned()).await?, "well");
+    assert!(ctrl.shutdown(crate::SECOND).await.is_clean());
+    Ok(())
+}
