@@ -230,6 +230,28 @@ pub fn tap(feed: Feed, pattern: &Pattern) -> Declaration {
     }
 }
 
+/// Whether a queue of this name is one of Gear's that no reply may come to: an instance's, an
+/// event group's, or one of what was set aside or is held back.
+///
+/// The default exchange knows every queue, and whoever asks names the one for the answer: a
+/// backend checks this before it sends [`Route::Reply`](crate::Route::Reply) there.
+///
+/// ```
+/// use gear_api::topology::is_for_no_reply;
+///
+/// assert!(is_for_no_reply("CTRL.host1") && is_for_no_reply("CTRL:dead"));
+/// assert!(!is_for_no_reply("CTRL") && !is_for_no_reply("amq.gen-1x"));
+/// ```
+#[must_use]
+pub fn is_for_no_reply(queue: &str) -> bool {
+    match queue.split_once(':') {
+        None => queue.parse::<Instance>().is_ok(),
+        Some((service, "dead")) => service.parse::<Service>().is_ok(),
+        Some(("gear", held_back)) => held_back.starts_with("retry."),
+        Some(_) => queue.parse::<EventGroup>().is_ok(),
+    }
+}
+
 /// The exchange and the queue that hold messages back for `delay`: whole milliseconds, 49 days
 /// at most. The queue keeps the keys: what expires goes through the default exchange to the
 /// queue it names. Each delay makes a queue that stays, so use few different ones.

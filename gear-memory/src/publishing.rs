@@ -35,6 +35,8 @@ impl Target {
 
 /// How long a publisher waits for a confirm that is lost.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+const NOT_FOR_REPLIES: Text =
+    Text::from_static("its caller names a queue of a system that is not for replies");
 const LOST_CONFIRM: Text = Text::from_static("its confirm was lost");
 
 impl Shared {
@@ -50,6 +52,9 @@ impl Shared {
                 Target { exchange: exchanges.entry, key: address.key(), mandatory: true, expires }
             }
             Route::Reply(to) => {
+                if !to.is_gear() && topology::is_for_no_reply(to.as_str()) {
+                    return Err(PublishError::NotSent(NOT_FOR_REPLIES));
+                }
                 let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
                 // Some brokers return what they delivered to a direct reply address.
                 let mandatory = !to.as_str().starts_with("amq.rabbitmq.reply-to.");
