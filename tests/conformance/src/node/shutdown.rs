@@ -10,7 +10,7 @@ use crate::{
 };
 
 suite! { "node-shutdown";
-    it_finishes_what_was_begun_and_gives_back_the_rest: "in its order, to who comes next",
+    it_finishes_what_was_begun_and_gives_back_the_rest: "to who comes next",
     without_patience_it_reports_what_it_cut_off: "calls are answered, casts go back",
     it_ends_calls_that_are_open: "with an outcome",
     its_name_is_free_afterwards(exclusive_instances): "for the next start of the same instance",

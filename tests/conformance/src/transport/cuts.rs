@@ -1,6 +1,6 @@
 //! A link that is cut and comes back.
 
-use gear_api::{PublishError, Status};
+use gear_api::{Feed, PublishError, Status};
 use tokio::time::Instant;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 suite! { "cuts";
     the_status_tells_of_it: "connecting, then ready again",
     a_consumer_survives_it: "and gets again what it had not settled",
-    all_subscriptions_come_back: "service, instance, group and replies",
+    all_subscriptions_come_back: "service, instance, group, replies and tap",
     others_get_what_the_lost_one_held: "they need not wait for it",
     a_cut_hits_one_connection_alone: "others go on meanwhile",
     what_is_sent_meanwhile_waits: "and is sent once, in order, in front of what comes later",
@@ -63,6 +63,10 @@ async fn all_subscriptions_come_back(world: World) -> Test {
         true => Some(listen(on, "g", &["t"]).await?),
         false => None,
     };
+    let mut watch = match on.capabilities().taps {
+        true => Some(tap(on, Feed::Requests, "CTRL").await?),
+        false => None,
+    };
     world.cut(&link, SHORT).await?;
     world.ready(on).await?;
     send(&*web, "CTRL", "1").await?;
@@ -71,6 +75,9 @@ async fn all_subscriptions_come_back(world: World) -> Test {
     if let Some(group) = &mut group {
         event(&*web, "t", "4").await?;
         assert_eq!(take(group, 1).await, ["4"]);
+    }
+    if let Some(watch) = &mut watch {
+        assert_eq!(take(watch, 1).await, ["1"]);
     }
     assert_eq!(take(&mut service, 1).await, ["1"]);
     assert_eq!(take(&mut instance, 1).await, ["2"]);

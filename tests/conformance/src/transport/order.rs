@@ -1,6 +1,6 @@
 //! First in, first out: of one sender, to one queue, with one consumer.
 
-use gear_api::{PublishError, Route};
+use gear_api::{PublishError, Route, Topic};
 
 use crate::{
     kit::*,
@@ -14,7 +14,8 @@ suite! { "order";
     forms_of_address_do_not_overtake_each_other: "one, group and all, to one queue",
     what_goes_back_comes_before_its_successors: "a requeued message is next again",
     what_goes_back_together_keeps_its_order: "several unsettled, when their consumer goes",
-    routes_keep_their_order_too: "events of one topic, replies to one queue",
+    replies_keep_their_order: "to one queue",
+    events_keep_their_order(events): "of one topic, in each group",
 }
 
 async fn messages_arrive_in_the_order_of_the_calls(world: World) -> Test {
@@ -87,7 +88,7 @@ async fn what_goes_back_together_keeps_its_order(world: World) -> Test {
     Ok(())
 }
 
-async fn routes_keep_their_order_too(world: World) -> Test {
+async fn replies_keep_their_order(world: World) -> Test {
     let (web, ctrl) = (world.connect().await?, world.connect().await?);
     let (_consumer, sink) = ask_as(&*web, "WEB.h1").await?;
     let to = sink.at();
@@ -98,5 +99,21 @@ async fn routes_keep_their_order_too(world: World) -> Test {
         answer.await?;
     }
     assert_eq!(sink.exactly(50, &world).await, bodies);
+    Ok(())
+}
+
+async fn events_keep_their_order(world: World) -> Test {
+    let web = world.connect().await?;
+    let mut one = listen(&*world.connect().await?, "one", &["t"]).await?;
+    let mut all = listen(&*world.connect().await?, "all", &["#"]).await?;
+    let topic = Topic::new("t");
+    let bodies: Vec<_> = (0..50).map(|n| n.to_string()).collect();
+    let sent: Vec<_> =
+        bodies.iter().map(|body| web.send(Route::Event(&topic), message(body))).collect();
+    for answer in sent {
+        answer.await?;
+    }
+    let taken = take_each(&world, [(&mut one, 50), (&mut all, 50)]).await;
+    assert_eq!(taken, [bodies.clone(), bodies]);
     Ok(())
 }

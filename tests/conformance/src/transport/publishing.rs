@@ -110,9 +110,15 @@ async fn after_closing_it_is_closed(world: World) -> Test {
     let (_consumer, sink) = ask_as(&*web, "WEB.h1").await?;
     let to = sink.at();
     web.close().await;
-    for route in [Route::Address(&CTRL.into()), Route::Reply(&to), Route::Event(&Topic::new("t"))] {
+    for route in [
+        Route::Address(&CTRL.into()),
+        Route::Reply(&to),
+        Route::Event(&Topic::new("t")),
+        Route::Dead(&CTRL),
+        Route::Delayed { delay: ms(100), queue: "CTRL" },
+    ] {
         let answer = within(web.send(route, message("m"))).await;
-        // A backend without events refuses them first.
+        // A backend that has no such route refuses it first.
         let told = matches!(answer, Err(PublishError::Closed | PublishError::Unsupported(_)));
         assert!(told, "{route:?}: {answer:?}");
     }
