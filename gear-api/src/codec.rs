@@ -1,21 +1,43 @@
 //! How values become bodies: JSON, or bytes as they are.
 
+use std::{error::Error, fmt};
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Text;
 
-/// A value could not be written as a body, or a body could not be read as a value.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct CodecError(Box<dyn std::error::Error + Send + Sync>);
+/// A value could not be written as a body, or a body could not be read as a value. Shows the
+/// error of the codec with all its causes.
+#[derive(Debug)]
+pub struct CodecError(Box<dyn Error + Send + Sync>);
 
 impl CodecError {
     /// Wraps the error of a codec.
-    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(error.into())
     }
+
+    /// The error of the codec.
+    #[must_use]
+    pub fn get_ref(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.0
+    }
 }
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for CodecError {}
 
 /// A way to write values of a type `T` as bodies and to read them back.
 ///

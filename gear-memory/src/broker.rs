@@ -74,6 +74,7 @@ pub struct MemoryBrokerBuilder {
 
 /// What there is of one queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueInfo {
     /// Its name.
     pub name: Text,

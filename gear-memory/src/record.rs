@@ -9,6 +9,7 @@ use crate::{fault::BrokerFault, model::DeathReason};
 
 /// One thing that happened, and when: the time since the broker was made.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Recorded {
     /// Since the broker was made.
     pub at: Duration,
@@ -21,6 +22,7 @@ pub struct Recorded {
 #[non_exhaustive]
 pub enum Event {
     /// A message was published.
+    #[non_exhaustive]
     Published {
         /// The exchange.
         exchange: Text,
@@ -35,6 +37,7 @@ pub enum Event {
         refused: Vec<Text>,
     },
     /// A message went to a consumer.
+    #[non_exhaustive]
     Delivered {
         /// The queue that it was in.
         queue: Text,
@@ -46,6 +49,7 @@ pub enum Event {
         redelivered: bool,
     },
     /// A consumer settled a message.
+    #[non_exhaustive]
     Settled {
         /// The queue that it was in.
         queue: Text,
@@ -57,6 +61,7 @@ pub enum Event {
         verdict: Verdict,
     },
     /// A message expired, was rejected, or had no more room.
+    #[non_exhaustive]
     Died {
         /// The queue that it was in.
         queue: Text,
@@ -66,6 +71,7 @@ pub enum Event {
         reason: DeathReason,
     },
     /// A connection was lost, or came back.
+    #[non_exhaustive]
     Connection {
         /// The number of the connection, from 0 in the order of `connect`.
         number: u64,
@@ -73,11 +79,13 @@ pub enum Event {
         up: bool,
     },
     /// A connection was closed by its owner.
+    #[non_exhaustive]
     Closed {
         /// The number of the connection.
         number: u64,
     },
     /// A fault that was injected hit a message that was to be published.
+    #[non_exhaustive]
     Fault {
         /// What went wrong.
         fault: BrokerFault,
@@ -87,16 +95,19 @@ pub enum Event {
         message: Label,
     },
     /// Publishers began to wait, or need not wait any more: an alarm, or the watermark.
+    #[non_exhaustive]
     Blocked {
         /// Why they wait; none when they do not.
         why: Option<Text>,
     },
     /// The broker was restarted.
+    #[non_exhaustive]
     Restarted {
         /// How many messages were lost because they were not durable.
         messages: usize,
     },
     /// A queue was deleted, expired, or went with its connection.
+    #[non_exhaustive]
     QueueDeleted {
         /// Its name.
         queue: Text,
@@ -107,6 +118,7 @@ pub enum Event {
 
 /// Enough of a message to know it again.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Label {
     /// What it is.
     pub kind: Kind,

@@ -1,4 +1,8 @@
 //! The outcomes of calls and casts that are not success.
+//!
+//! Each shows all there is in its own text. What is within it is reached by its variant, and is not
+//! its `source` as well: a log that prints one line misses nothing, and one that prints the chain
+//! of causes says nothing twice.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -66,13 +70,13 @@ pub enum CallError {
     NotRouted,
     /// The request never left.
     #[error("the request was not sent: {0}")]
-    NotSent(#[source] NotSent),
+    NotSent(NotSent),
     /// No answer came in time. The request may have been handled, or still be.
     #[error("no answer came before the deadline")]
     DeadlinePassed,
     /// An answer came, and is not what the operation says.
     #[error("the reply could not be decoded: {0}")]
-    ReplyNotDecodable(#[source] CodecError),
+    ReplyNotDecodable(CodecError),
     /// The client was closed while the call was open, or before.
     #[error("the client is closed")]
     Closed,
@@ -127,7 +131,7 @@ pub enum CastError {
     NotRouted,
     /// The message never left.
     #[error("the message was not sent: {0}")]
-    NotSent(#[source] NotSent),
+    NotSent(NotSent),
     /// The broker's answer was lost, or one of several queues refused the message. It may
     /// have arrived.
     #[error("nobody knows whether the message arrived: {0}")]
@@ -184,7 +188,7 @@ pub enum NotSent {
     Header(HeaderError),
     /// The codec has no form for the value.
     #[error("the body could not be encoded: {0}")]
-    Encode(#[source] CodecError),
+    Encode(CodecError),
     /// The body is larger than the limit of the client or of the broker.
     #[error("a body of {bytes} bytes; the limit is {limit}")]
     TooLarge {
@@ -275,5 +279,67 @@ impl RemoteError {
     pub(crate) fn to_body(&self) -> Bytes {
         // Strings, a bool and a JSON value always have a form.
         serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    /// A codec's error with a cause of its own.
+    fn codec_error() -> CodecError {
+        #[derive(Debug, thiserror::Error)]
+        #[error("bad frame")]
+        struct BadFrame(#[source] std::num::ParseIntError);
+        CodecError::new(BadFrame("x".parse::<u8>().unwrap_err()))
+    }
+
+    /// As programs print an error with its causes.
+    fn chain(error: &dyn Error) -> String {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        text
+    }
+
+    #[test]
+    fn a_chain_of_causes_says_everything_once_and_so_does_the_error_alone() {
+        let header = HeaderError::TooMany;
+        let name = "a b".parse::<crate::Service>().unwrap_err();
+        let bad = "bad frame: invalid digit found in string";
+        let errors: [(Box<dyn Error>, String); 7] = [
+            (Box::new(codec_error()), bad.to_owned()),
+            (
+                Box::new(CallError::NotSent(NotSent::Encode(codec_error()))),
+                format!("the request was not sent: the body could not be encoded: {bad}"),
+            ),
+            (
+                Box::new(CallError::ReplyNotDecodable(codec_error())),
+                format!("the reply could not be decoded: {bad}"),
+            ),
+            (
+                Box::new(CallError::Remote(RemoteError::new("odd", "it is odd", false))),
+                "odd: it is odd".to_owned(),
+            ),
+            (
+                Box::new(CastError::NotSent(NotSent::Header(header.clone()))),
+                format!("the message was not sent: {header}"),
+            ),
+            (
+                Box::new(StartError::Subscribe(SubscribeError::Refused("no".into()))),
+                "the broker refused: no".to_owned(),
+            ),
+            (Box::new(StartError::Name(name.clone())), name.to_string()),
+        ];
+        for (error, text) in errors {
+            assert_eq!(error.to_string(), text);
+            assert_eq!(chain(&*error), text);
+        }
+        assert!(codec_error().get_ref().to_string() == "bad frame");
     }
 }

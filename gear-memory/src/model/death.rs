@@ -4,6 +4,7 @@ use gear_api::{HeaderValue, Message, Text};
 
 /// Why a message was dead-lettered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeathReason {
     /// A consumer rejected it.
     Rejected,
