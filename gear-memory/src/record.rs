@@ -7,7 +7,29 @@ use tokio::time::Instant;
 
 use crate::{fault::BrokerFault, model::DeathReason};
 
-/// One thing that happened, and when: the time since the broker was made.
+/// One thing that happened, and when. Shown, it is one line.
+///
+/// ```
+/// use gear_api::{Client, CastError, Operation, Service};
+/// use gear_memory::{Event, MemoryBroker};
+///
+/// const CTRL: Service = Service::new("CTRL");
+/// const NOTE: Operation<String, ()> = Operation::new("note");
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = MemoryBroker::builder().seed(7).record(1_000).build();
+/// let client = Client::builder(broker.connect(), "CLI.test".parse()?).start().await?;
+/// let sent = client.cast(CTRL, NOTE, &"hello".to_owned()).await;
+/// assert!(matches!(sent, Err(CastError::NotRouted)));
+///
+/// let recorded = broker.recorded();
+/// // e.g. "  0.000ns  publish  cast note [019b…] to "gear" CTRL: nobody"
+/// assert!(recorded[0].to_string().ends_with(r#"to "gear" CTRL: nobody"#));
+/// assert!(matches!(&recorded[0].event, Event::Published { queues, .. } if queues.is_empty()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Recorded {

@@ -173,6 +173,48 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// Awaiting it waits until the broker has the request.
     ///
     /// The deadline still travels with the request, but when it passes nobody is told.
+    ///
+    /// ```
+    /// use gear_api::{Context, Fault, Node, Operation, RemoteError, Service};
+    /// use gear_memory::MemoryBroker;
+    /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+    ///
+    /// const CTRL: Service = Service::new("CTRL");
+    /// const REPO: Service = Service::new("REPO");
+    /// const COUNT: Operation<String, u64> = Operation::new("count");
+    ///
+    /// async fn count(_: Arc<()>, _: Context, word: String) -> Result<u64, Fault> {
+    ///     Ok(word.len() as u64)
+    /// }
+    ///
+    /// async fn counted(
+    ///     total: Arc<AtomicU64>,
+    ///     _: Context,
+    ///     count: Result<u64, RemoteError>, // what a call would have returned
+    /// ) -> Result<(), Fault> {
+    ///     total.fetch_add(count?, Ordering::Relaxed);
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (broker, total) = (MemoryBroker::new(), Arc::new(AtomicU64::new(0)));
+    /// let repo = Node::builder(broker.connect(), REPO.at("host1")?).on(COUNT, count).start().await?;
+    /// let ctrl = Node::builder(broker.connect(), CTRL.at("host1")?)
+    ///     .state(Arc::clone(&total))
+    ///     .on_reply(COUNT, counted)
+    ///     .start()
+    ///     .await?;
+    ///
+    /// for word in ["rose", "thorn"] {
+    ///     ctrl.client().call(REPO, COUNT, &word.to_owned()).reply_to(&CTRL).await?;
+    /// }
+    /// broker.idle().await;
+    /// assert_eq!(total.load(Ordering::Relaxed), 9);
+    /// # drop(repo);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reply_to(self, service: &Service) -> Cast {
         let mut request = self.request;
         let mut head = request.head(C::CONTENT_TYPE);

@@ -20,7 +20,8 @@ use crate::{
     message::Head,
 };
 
-/// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
+/// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it. See
+/// [`Client::cast`] and [`Client::publish`].
 #[must_use = "a cast is sent when it is awaited"]
 pub struct Cast {
     client: Client,

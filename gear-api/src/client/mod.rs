@@ -65,7 +65,32 @@ struct Parent {
     deadline: Option<Instant>,
 }
 
-/// Settings of a [`Client`] that is not a node.
+/// Settings of a [`Client`] that is not a node: a program that asks and serves nothing. Such
+/// programs may share a name, as answers find their way by more than that.
+///
+/// ```
+/// use gear_api::{CallError, Client, Operation, Service};
+/// use gear_memory::MemoryBroker;
+/// use std::time::Duration;
+///
+/// const CTRL: Service = Service::new("CTRL");
+/// const SIZE: Operation<(), u64> = Operation::new("size");
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::builder(MemoryBroker::new().connect(), "CLI.laptop".parse()?)
+///     .call_timeout(Duration::from_secs(2))
+///     .max_body_bytes(64 * 1024)
+///     .start()
+///     .await?;
+///
+/// let nobody = client.call(CTRL, SIZE, &()).await;
+/// assert!(matches!(nobody, Err(CallError::NotRouted)));
+/// client.close().await;
+/// assert!(matches!(client.call(CTRL, SIZE, &()).await, Err(CallError::Closed)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct ClientBuilder {
@@ -147,6 +172,38 @@ impl Client {
     }
 
     /// Tells `to`, which may be a group. Awaiting it waits until the broker has it.
+    ///
+    /// ```
+    /// use gear_api::{Client, Context, Fault, Node, Operation, Service};
+    /// use gear_memory::MemoryBroker;
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// const CTRL: Service = Service::new("CTRL");
+    /// const FORGET: Operation<String, ()> = Operation::new("forget");
+    ///
+    /// async fn forget(_: Arc<()>, cx: Context, word: String) -> Result<(), Fault> {
+    ///     println!("{} forgets {word}", cx.instance());
+    ///     Ok(()) // an error would set the cast aside, in CTRL:dead
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = MemoryBroker::new();
+    /// let node =
+    ///     Node::builder(broker.connect(), CTRL.at("host1")?).on(FORGET, forget).start().await?;
+    /// let client = Client::builder(broker.connect(), "CLI.laptop".parse()?).start().await?;
+    ///
+    /// client.cast(CTRL, FORGET, &"rose".to_owned()).await?; // one of them
+    /// client.cast(CTRL.all(), FORGET, &"rose".to_owned()).await?; // each of them
+    /// // Of no use to anybody in an hour; and nobody waits for the broker.
+    /// let cast = client.cast(CTRL, FORGET, &"thorn".to_owned());
+    /// cast.expires(Duration::from_secs(3600)).send().detach();
+    ///
+    /// broker.idle().await;
+    /// assert_eq!(node.stats().operations[0].1, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cast<Req, Rep, C: Codec<Req>>(
         &self,
         to: impl Into<Address>,
@@ -158,6 +215,25 @@ impl Client {
 
     /// Publishes an event: every group with a pattern that matches gets one copy. Awaiting
     /// it waits until the broker has it; that nobody is interested is no error.
+    ///
+    /// ```
+    /// use gear_api::{Client, Operation, Topic};
+    /// use gear_memory::MemoryBroker;
+    ///
+    /// /// An event is an operation without a reply.
+    /// const INDEXED: Operation<u64, ()> = Operation::new("indexed");
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = MemoryBroker::new();
+    /// let client = Client::builder(broker.connect(), "CLI.laptop".parse()?).start().await?;
+    /// let topic: Topic = "files.host1.done".parse()?;
+    /// client.publish(topic, INDEXED, &17).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Who takes it is said with [`NodeBuilder::on_event`](crate::NodeBuilder::on_event).
     pub fn publish<Req, Rep, C: Codec<Req>>(
         &self,
         topic: impl Into<Topic>,
@@ -179,6 +255,25 @@ impl Client {
 
     /// Watches what passes under the keys that `pattern` matches. Takes nothing away from
     /// anybody, but while a tap for `#` exists, no address counts as without anybody.
+    ///
+    /// ```
+    /// use gear_api::{Client, Feed, Operation, Pattern, Topic};
+    /// use gear_memory::MemoryBroker;
+    ///
+    /// const INDEXED: Operation<u64, ()> = Operation::new("indexed");
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = MemoryBroker::new();
+    /// let client = Client::builder(broker.connect(), "CLI.laptop".parse()?).start().await?;
+    /// let mut tap = client.tap(Feed::Events, Pattern::new("files.#")).await?;
+    ///
+    /// client.publish("files.host1.done".parse::<Topic>()?, INDEXED, &17).await?;
+    /// let seen = tap.next().await.ok_or("closed")?;
+    /// assert_eq!((&*seen.key, &**seen.message.operation()), ("files.host1.done", "indexed"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

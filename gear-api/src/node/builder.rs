@@ -100,7 +100,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     }
 
     /// Takes the answers to calls of `operation` that were sent with
-    /// [`Call::reply_to`](crate::Call::reply_to): any instance of the service may get them.
+    /// [`Call::reply_to`](crate::Call::reply_to), which has an example: any instance of the service
+    /// may get them.
     pub fn on_reply<Req, Rep, C, F, Fut>(
         mut self,
         operation: Operation<Req, Rep, C>,
@@ -133,6 +134,40 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// one of them. A group has one queue, whatever its patterns. Where several of its handlers
     /// match an event, the first that was registered gets it; one that none is for is counted
     /// as unknown and gone.
+    ///
+    /// ```
+    /// use gear_api::{Context, Fault, Node, Operation, Pattern, Service, Topic};
+    /// use gear_memory::MemoryBroker;
+    /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+    ///
+    /// const STATS: Service = Service::new("STATS");
+    /// const INDEXED: Operation<u64, ()> = Operation::new("indexed");
+    ///
+    /// async fn add(lines: Arc<AtomicU64>, cx: Context, more: u64) -> Result<(), Fault> {
+    ///     println!("{more} lines, says {}", cx.key()); // the topic
+    ///     lines.fetch_add(more, Ordering::Relaxed);
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (broker, lines) = (MemoryBroker::new(), Arc::new(AtomicU64::new(0)));
+    /// let mut nodes = Vec::new();
+    /// for host in ["host1", "host2"] {
+    ///     let node = Node::builder(broker.connect(), STATS.at(host)?).state(Arc::clone(&lines));
+    ///     // They share the events of the group: each is added once.
+    ///     let node = node.on_event("lines", Pattern::new("files.*.done"), INDEXED, add);
+    ///     nodes.push(node.start().await?);
+    /// }
+    ///
+    /// for topic in ["files.host1.done", "files.host2.done", "files.host2.begun"] {
+    ///     nodes[0].client().publish(topic.parse::<Topic>()?, INDEXED, &100).await?;
+    /// }
+    /// broker.idle().await;
+    /// assert_eq!(lines.load(Ordering::Relaxed), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_event<Req, Rep, C, F, Fut>(
         mut self,
         group: &str,

@@ -34,6 +34,68 @@ use crate::{Clock, Message};
 /// Object-safe, so that a program picks its backend at run time. Every method may be
 /// called from any thread, inside a tokio runtime.
 ///
+/// Most programs hand it to a [`Node`](crate::Node) or a [`Client`](crate::Client), and never call
+/// it. One that wraps another is a transport, too:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use gear_api::{
+///     Capabilities, Client, Clock, Consumer, Message, Operation, Publish, Route, Service, Status,
+///     SubscribeError, Subscription, Transport,
+/// };
+/// use gear_memory::MemoryBroker;
+/// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+/// use tokio::sync::watch;
+///
+/// /// Counts the bytes that leave.
+/// #[derive(Debug)]
+/// struct Metered {
+///     inner: Arc<dyn Transport>,
+///     bytes: Arc<AtomicUsize>,
+/// }
+///
+/// #[async_trait]
+/// impl Transport for Metered {
+///     fn send(&self, route: Route<'_>, message: Message) -> Publish {
+///         self.bytes.fetch_add(message.body().len(), Ordering::Relaxed);
+///         self.inner.send(route, message)
+///     }
+///     async fn subscribe(&self, what: Subscription) -> Result<Consumer, SubscribeError> {
+///         self.inner.subscribe(what).await
+///     }
+///     fn capabilities(&self) -> Capabilities {
+///         self.inner.capabilities()
+///     }
+///     fn status(&self) -> watch::Receiver<Status> {
+///         self.inner.status()
+///     }
+///     fn clock(&self) -> Clock {
+///         self.inner.clock()
+///     }
+///     fn seed(&self) -> u64 {
+///         self.inner.seed()
+///     }
+///     async fn close(&self) {
+///         self.inner.close().await;
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// const CTRL: Service = Service::new("CTRL");
+/// const NOTE: Operation<String, ()> = Operation::new("note");
+///
+/// let bytes = Arc::new(AtomicUsize::new(0));
+/// let inner = MemoryBroker::new().connect().into();
+/// let metered: Arc<dyn Transport> = Arc::new(Metered { inner, bytes: Arc::clone(&bytes) });
+/// let client = Client::builder(metered, "CLI.laptop".parse()?).start().await?;
+/// let nobody_is_there = client.cast(CTRL, NOTE, &"hello".to_owned()).await;
+/// assert!(nobody_is_there.is_err());
+/// assert_eq!(bytes.load(Ordering::Relaxed), 7); // "hello" in JSON, with its quotes
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # For those who write a backend
 ///
 /// What each method requires and how it behaves is said at the method. What a backend
@@ -48,7 +110,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// **Behaves**: never blocks, never awaits. Messages reach the broker in the order
     /// of the calls. Where the connection is down, the broker blocks publishers or the
     /// mailbox is full, the message waits in [`Publish`] in the same order: until its
-    /// deadline, or without one until it is withdrawn or the transport closed. A message larger than the broker takes is refused here.
+    /// deadline, or without one until it is withdrawn or the transport closed. A message larger than the
+    /// broker takes is refused here.
     fn send(&self, route: Route<'_>, message: Message) -> Publish;
 
     /// Starts to consume, declaring what must exist for that.
