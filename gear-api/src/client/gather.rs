@@ -152,7 +152,8 @@ pub struct Answer<Rep> {
 }
 
 /// The answers of a gather, as they come: a stream. Ends when all that were expected have
-/// answered, at the deadline, or when the client is closed. An instance that answers twice is heard once.
+/// answered, at the deadline, or when the client is closed. An instance that answers twice is
+/// heard once.
 pub struct Answers<Rep, C> {
     open: Open,
     trace: Trace,
