@@ -132,7 +132,7 @@ impl Tls {
 
 /// Bytes of one frame, at most. lapin has buffers of 64 frames for each connection: with
 /// RabbitMQ's 128 KiB they are 8 MiB, which take longer to make than all else in connecting. The
-/// properties of a message must fit one frame; ours have up to 20 KiB.
+/// properties of a message must fit one frame; ours have up to 20 KiB. A broker may want less.
 const FRAME_MAX: u32 = 32 * 1024;
 
 fn uri(options: &AmqpBuilder, endpoint: &Endpoint) -> AMQPUri {

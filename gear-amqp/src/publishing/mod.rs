@@ -34,7 +34,7 @@ use self::{
 use crate::{
     link::{board::Board, declare::short},
     settings::Settings,
-    wire::{Expiry, NotEncodable, encode},
+    wire::{Expiry, NotEncodable, encode, header_frame},
 };
 
 /// The time; asked for only where something depends on it.
@@ -83,6 +83,8 @@ struct Up {
     /// The broker takes nothing for now.
     blocked: bool,
     failed: Option<lapin::Error>,
+    /// Bytes of one frame, at most.
+    frame_max: usize,
     /// Delays whose exchange exists.
     delays: HashSet<Duration>,
 }
@@ -175,11 +177,17 @@ impl Publisher {
         let Link::Up(up) = &mut state.link else {
             return state.queue.push_front(outgoing);
         };
-        let publishing = match self.prepare(&outgoing) {
+        let publishing = match self.prepare(&outgoing, up.frame_max) {
             Ok(publishing) => publishing,
             Err(NotEncodable::TooLate) => return outgoing.give_up("its deadline passed"),
             Err(NotEncodable::TooLong(what)) => {
                 let why = format!("{what} is longer than AMQP allows");
+                return outgoing.answer(Err(PublishError::NotSent(why.into())));
+            }
+            Err(NotEncodable::FrameTooSmall { bytes, limit }) => {
+                let why = format!(
+                    "properties and headers of {bytes} bytes; the connection's frames have {limit}"
+                );
                 return outgoing.answer(Err(PublishError::NotSent(why.into())));
             }
         };
@@ -195,15 +203,20 @@ impl Publisher {
         up.flight.publish(number, publishing);
     }
 
-    fn prepare(&self, outgoing: &Outgoing) -> Result<Publishing, NotEncodable> {
+    fn prepare(&self, outgoing: &Outgoing, limit: usize) -> Result<Publishing, NotEncodable> {
         let Outgoing { target, message, .. } = outgoing;
         let names = &self.settings.names;
         let too_long = |_| NotEncodable::TooLong("the key");
+        let properties = encode(message, names, self.settings.user_id(), target.expiry, now)?;
+        let bytes = header_frame(&properties);
+        if bytes > limit {
+            return Err(NotEncodable::FrameTooSmall { bytes, limit });
+        }
         Ok(Publishing {
             exchange: short(&names.on_broker(&target.exchange)).map_err(too_long)?,
             key: short(&target.key).map_err(too_long)?,
             mandatory: target.mandatory,
-            properties: encode(message, names, self.settings.user_id(), target.expiry, now)?,
+            properties,
             body: message.body().clone(),
         })
     }

@@ -93,7 +93,7 @@ impl Publisher {
                 Ok(channel) => channel,
                 Err(error) => return Ended::Lost(error.to_string().into()),
             };
-            self.attach(channel.clone());
+            self.attach(connection, channel.clone());
             let ended = loop {
                 match poll_fn(|cx| self.turn(cx)).await {
                     // The channel stays until its connection is closed.
@@ -143,7 +143,7 @@ impl Publisher {
         matches!(tokio::time::timeout(ANSWER, declarer.exchanges()).await, Ok(Ok(())))
     }
 
-    fn attach(&self, channel: Channel) {
+    fn attach(&self, connection: &Connection, channel: Channel) {
         let mut state = self.state();
         if matches!(state.link, Link::Closed) {
             return;
@@ -152,6 +152,7 @@ impl Publisher {
             flight: Flight::new(channel, &self.signal, Arc::clone(&self.gate)),
             blocked: false,
             failed: None,
+            frame_max: connection.configuration().frame_max() as usize,
             delays: HashSet::new(),
         }));
         state.suspicions = 0;

@@ -15,6 +15,8 @@ pub(crate) enum NotEncodable {
     TooLate,
     /// A property or a header is longer than the wire allows.
     TooLong(&'static str),
+    /// Its properties and headers take more than one frame of the connection.
+    FrameTooSmall { bytes: usize, limit: usize },
 }
 
 /// The bytes of one property: a short string of AMQP 0-9-1 (section 4.2.5.3).

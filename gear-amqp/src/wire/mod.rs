@@ -2,12 +2,14 @@
 
 mod decode;
 mod encode;
+mod size;
 mod value;
 
 use gear_api::{ReplyTo, Text, topology};
 
 pub(crate) use decode::{Origin, decode};
 pub(crate) use encode::{Expiry, NotEncodable, encode};
+pub(crate) use size::header_frame;
 
 /// The names of one system on the broker: a prefix, or none.
 #[derive(Debug, Clone, Default)]

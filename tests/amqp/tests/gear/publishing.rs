@@ -238,3 +238,92 @@ async fn keys_that_reach_nobody_come_back() -> Test {
     }
     Ok(())
 }
+
+/// Keys that no address of Gear has, as other programs may write them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_no_addresses_reach_nobody_either() -> Test {
+    use lapin::options::*;
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut shared = serve(&transport, &CTRL, 1).await;
+    let instance = CTRL.at("host1")?;
+    let own = gear_api::Subscription::Instance { instance, prefetch: 1 };
+    let mut own = transport.subscribe(own).await?;
+    let (_connection, channel) = system.foreign().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    for key in ["", ".", "#", "*", "CTRL.#", "CTRL.", ".CTRL", "CTRL.unknown", "unknown", "ctrl"] {
+        let exchange = system.on_broker("gear").into();
+        let sent = channel.basic_publish(exchange, key.into(), options, b"x", Default::default());
+        let returned = sent.await?.await?.take_message().ok_or(key)?;
+        assert_eq!(returned.reply_code, 312, "{key}");
+    }
+    nothing(&mut shared).await;
+    nothing(&mut own).await;
+    Ok(())
+}
+
+/// It is internal: what is for all goes through the entry, where it can be returned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_publishes_behind_the_entry() -> Test {
+    use lapin::options::*;
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &REPO, 1).await;
+    let (_connection, channel) = system.foreign().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let exchange = system.on_broker("gear.cast").into();
+    let sent = channel.basic_publish(exchange, "REPO.*".into(), options, b"x", Default::default());
+    let refused = sent.await?.await.expect_err("it is internal");
+    assert!(refused.to_string().contains("ACCESS_REFUSED"), "{refused}");
+    assert!(!channel.status().connected());
+    for group in [REPO.all(), Address::Broadcast] {
+        let outcome = transport.send(Route::Address(&group), cast("x")).await;
+        assert_eq!(outcome, Err(PublishError::NotRouted), "{group}");
+    }
+    nothing(&mut queue).await;
+    Ok(())
+}
+
+/// RabbitMQ's least is 8 KiB: bodies take many frames, and headers must fit one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_frames_carry_large_bodies_and_no_larger_headers() -> Test {
+    let conf = vec!["frame_max = 8192".to_owned()];
+    let broker = Broker::private_with(Options { conf, ..Options::default() }).await;
+    let system = System::on(&broker);
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    let to = Address::from(&CTRL);
+    // Around one frame, around two, and many.
+    for bytes in [0, 8183, 8184, 8185, 16_368, 16_369, 1024 * 1024] {
+        let body: Vec<u8> = (0..bytes).map(|n: u32| (n % 251) as u8).collect();
+        let message = cast("large").to_builder().body(body.clone()).build();
+        transport.send(Route::Address(&to), message).await?;
+        let delivery = next(&mut queue).await;
+        assert_eq!(delivery.message().body(), &body, "{bytes} bytes");
+        delivery.ack();
+    }
+    // The longest that fits is sent, and the broker takes it; the next one is not sent.
+    let long = |bytes| {
+        cast("x")
+            .to_builder()
+            .header("long", "x".repeat(bytes))
+            .map(gear_api::MessageBuilder::build)
+    };
+    let mut bytes = 7_500;
+    let outcome = loop {
+        let sent = transport.send(Route::Address(&to), long(bytes)?);
+        match tokio::time::timeout(crate::PATIENCE, sent).await? {
+            Ok(()) => next(&mut queue).await.ack(),
+            Err(error) => break error,
+        }
+        bytes += 1;
+    };
+    assert!(matches!(&outcome, PublishError::NotSent(why) if why.contains("8193")), "{outcome}");
+    let outcome = transport.send(Route::Address(&to), long(15_000)?).await;
+    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    transport.send(Route::Address(&to), cast("goes on")).await?;
+    assert_eq!(text(next(&mut queue).await.message()), "goes on");
+    Ok(())
+}

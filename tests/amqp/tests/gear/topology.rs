@@ -41,6 +41,27 @@ async fn a_queue_with_other_arguments_is_used_as_it_is() -> Test {
     Ok(())
 }
 
+/// What an operator has made is the operator's to decide.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passive_uses_a_queue_with_other_arguments_as_it_is() -> Test {
+    let system = System::new().await;
+    drop(system.connect().await.subscribe(shared()).await?); // exchanges, and the dead queue
+    let (_connection, channel) = system.foreign().await?;
+    let name: ShortString = system.on_broker("CTRL").into();
+    channel.queue_delete(name.clone(), QueueDeleteOptions::default()).await?;
+    other_queue(&system).await?;
+    let exchange = system.on_broker("gear").into();
+    let (key, bind) = ("CTRL".into(), QueueBindOptions::default());
+    channel.queue_bind(name.clone(), exchange, key, bind, FieldTable::default()).await?;
+    let transport = system.builder().topology(TopologyMode::Passive).connect().await?;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    next(&mut queue).await.ack();
+    // It still is as it was: another declaration of the same arguments is no error.
+    other_queue(&system).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_refuses_other_arguments_in_the_brokers_words() -> Test {
     let system = System::new().await;
