@@ -28,7 +28,7 @@ impl Backend for Rabbit {
             let runtime = runtime.expect("a runtime can be built");
             runtime.block_on(async { Broker::shared().await.version().to_owned() })
         });
-        format!("RabbitMQ {version}")
+        format!("RabbitMQ {version}{}", options())
     }
 
     fn time(&self) -> Time {
@@ -38,6 +38,12 @@ impl Backend for Rabbit {
     async fn system(&self) -> Result<Box<dyn System>, BoxError> {
         Ok(Box::new(Host::new(Broker::shared().await).await))
     }
+}
+
+/// What `GEAR_TEST_AMQP_OPTIONS` adds to every URL, as a URL has it: `?connections=1`, or nothing.
+fn options() -> String {
+    let options = std::env::var("GEAR_TEST_AMQP_OPTIONS").unwrap_or_default();
+    if options.is_empty() { options } else { format!("?{options}") }
 }
 
 fn main() -> std::process::ExitCode {

@@ -63,7 +63,8 @@ impl System for Host {
     async fn connect(&self) -> Result<Connection, BoxError> {
         let proxy = Arc::new(self.broker.proxy().await);
         self.state().proxies.push(Arc::clone(&proxy));
-        let transport = AmqpTransport::connect(&proxy.through(&self.url)).await?;
+        let url = proxy.through(&self.url) + &crate::options();
+        let transport = AmqpTransport::connect(&url).await?;
         Ok(Connection::over(transport, Wire(proxy)))
     }
 
