@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Waker,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -18,14 +18,14 @@ use lapin::{
     BasicProperties, Channel, Connection, Consumer,
     message::Delivery,
     options::{BasicAckOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{FieldTable, ShortString},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::sync::oneshot;
 
 use crate::{
     measure::{Figures, Report, Stopwatch, round},
     place::Place,
-    raw::{self, MANDATORY, PREFETCH, body, id},
+    raw::{self, MANDATORY, PREFETCH, Shape, body, id},
 };
 
 pub(crate) const ECHO: Service = Service::new("ECHO");
@@ -40,13 +40,15 @@ pub(crate) fn run(report: &mut Report, place: &Place) {
     declare(place);
     for in_flight in [1, 100] {
         let calls = if in_flight == 1 { SERIAL } else { TOGETHER };
-        let raw = |tuned, persistent| raw(place, calls, in_flight, Way { tuned, persistent });
+        let bare = Way { tuned: true, persistent: false, shape: Shape::Bare };
+        let raw = |way| raw(place, calls, in_flight, way);
         report.compare(
             &format!("calls, {in_flight} in flight"),
             &[
-                ("lapin, polled once, not awaited", &|| raw(true, false)),
-                ("lapin, each awaited", &|| raw(false, false)),
-                ("the first, persistent", &|| raw(true, true)),
+                ("lapin, polled once, not awaited", &|| raw(bare)),
+                ("the same, with Gear's headers", &|| raw(Way { shape: Shape::Gear, ..bare })),
+                ("lapin, each awaited", &|| raw(Way { tuned: false, ..bare })),
+                ("the first, persistent", &|| raw(Way { persistent: true, ..bare })),
                 ("gear, `Client::call` to a `Node`", &|| gear(place, calls, in_flight)),
             ],
         );
@@ -58,6 +60,7 @@ pub(crate) fn run(report: &mut Report, place: &Place) {
 struct Way {
     tuned: bool,
     persistent: bool,
+    shape: Shape,
 }
 
 fn declare(place: &Place) {
@@ -112,11 +115,25 @@ impl Line {
         (Arc::new(line), consume, consumer)
     }
 
-    fn properties(&self, correlation: ShortString) -> BasicProperties {
-        BasicProperties::default()
+    fn properties(&self, kind: &str, correlation: ShortString) -> BasicProperties {
+        let properties = BasicProperties::default()
             .with_delivery_mode(if self.way.persistent { 2 } else { 1 })
             .with_correlation_id(correlation)
-            .with_expiration(TIMEOUT.as_millis().to_string().into())
+            .with_expiration(TIMEOUT.as_millis().to_string().into());
+        if self.way.shape == Shape::Bare {
+            return properties;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let deadline = (now + TIMEOUT).as_millis() as i64;
+        let mut headers = FieldTable::default();
+        headers.insert("gear-kind".into(), AMQPValue::LongString(kind.into()));
+        headers.insert("gear-deadline".into(), AMQPValue::LongLongInt(deadline));
+        properties
+            .with_type("say".into())
+            .with_content_type("application/octet-stream".into())
+            .with_app_id("CLI.here".into())
+            .with_timestamp(now.as_secs())
+            .with_headers(headers)
     }
 
     fn id(&self) -> ShortString {
@@ -183,7 +200,7 @@ async fn answer(line: Arc<Line>, requests: Channel, request: Delivery) {
     let (tag, properties) = (request.delivery_tag, request.properties);
     let to = properties.reply_to().clone().expect("it wants an answer");
     let correlation = properties.correlation_id().clone().expect("it has an id");
-    let reply = line.properties(correlation).with_message_id(line.id());
+    let reply = line.properties("reply", correlation).with_message_id(line.id());
     let exchange = line.place.name(&exchange::REPLY);
     let ack = requests.basic_ack(tag, BasicAckOptions::default());
     if line.way.tuned {
@@ -212,7 +229,7 @@ async fn call(line: &Line, waiting: &Waiting, reply_to: ShortString) {
     let (waiter, reply) = oneshot::channel();
     waiting.lock().expect("nobody panics").insert(id.clone(), waiter);
     let properties =
-        line.properties(id.clone()).with_message_id(id.clone()).with_reply_to(reply_to);
+        line.properties("call", id.clone()).with_message_id(id.clone()).with_reply_to(reply_to);
     let body = body();
     let publish =
         line.publish(line.place.entry(), RAW.into(), &body, properties, std::future::ready(()));

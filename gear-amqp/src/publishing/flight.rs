@@ -45,6 +45,8 @@ pub(super) struct Publishing {
     pub(super) mandatory: bool,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
+    /// Acks wait for it.
+    pub(super) is_reply: bool,
 }
 
 type Write = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
@@ -91,12 +93,12 @@ impl Flight {
     /// Queues the frames of a publish in lapin: they are when this returns.
     pub(super) fn publish(&mut self, number: u64, publishing: Publishing) {
         let channel = Arc::clone(&self.channel);
+        self.gate.hand_over(publishing.is_reply);
         let mut write: Write = Box::pin(async move {
-            let Publishing { exchange, key, mandatory, properties, body } = publishing;
+            let Publishing { exchange, key, mandatory, properties, body, .. } = publishing;
             let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
             channel.basic_publish(exchange, key, options, &body, properties).await
         });
-        self.gate.hand_over();
         let waker = if self.writes.is_empty() { &self.waker } else { Waker::noop() };
         match write.as_mut().poll(&mut Context::from_waker(waker)) {
             Poll::Pending => self.writes.push_back((number, write)),

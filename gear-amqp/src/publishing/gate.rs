@@ -2,7 +2,8 @@
 //!
 //! A request must not be gone from its queue before its answer is on the way: if the process is
 //! killed in between, nobody ever answers. Replies and acks take different connections, and lapin
-//! sends acks ahead of publishes, so acks wait until what was published before is written.
+//! sends acks ahead of publishes, so acks wait until the last reply before them is written. For
+//! other messages they do not wait: whoever needs to know that one has arrived awaits its confirm.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -14,6 +15,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Gate {
     handed_over: AtomicU64,
+    /// How many had been handed over with the last reply.
+    last_reply: AtomicU64,
     written: AtomicU64,
     /// The nearest target of those that wait. `SeqCst`, as is `written`: whoever waits sets one
     /// and then looks at the other, whoever writes does it the other way round.
@@ -28,6 +31,7 @@ impl Default for Gate {
     fn default() -> Self {
         Self {
             handed_over: AtomicU64::new(0),
+            last_reply: AtomicU64::new(0),
             written: AtomicU64::new(0),
             awaited: AtomicU64::new(NONE),
             changed: Notify::new(),
@@ -36,8 +40,11 @@ impl Default for Gate {
 }
 
 impl Gate {
-    pub(crate) fn hand_over(&self) {
-        self.handed_over.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn hand_over(&self, is_reply: bool) {
+        let number = self.handed_over.fetch_add(1, Ordering::Relaxed) + 1;
+        if is_reply {
+            self.last_reply.store(number, Ordering::Relaxed);
+        }
     }
 
     /// One more is written, or never will be. They are written in order.
@@ -60,11 +67,11 @@ impl Gate {
         self.wake();
     }
 
-    /// Returns when all that was handed over before is written, or after a while: a reply that
-    /// can not be written keeps no request for ever.
+    /// Returns when all replies that were handed over before are written, or after a while: one
+    /// that can not be written keeps no request for ever.
     pub(crate) async fn passed(&self) {
         const PATIENCE: Duration = Duration::from_millis(100);
-        let target = self.handed_over.load(Ordering::Relaxed);
+        let target = self.last_reply.load(Ordering::Relaxed);
         let behind = || self.written.load(Ordering::SeqCst) < target;
         if !behind() {
             return;
@@ -100,13 +107,13 @@ mod tests {
             let gate = Arc::clone(&gate);
             tokio::spawn(async move { gate.passed().await })
         };
-        gate.hand_over();
+        gate.hand_over(true);
         let first = waits();
         tokio::task::yield_now().await;
-        gate.hand_over();
+        gate.hand_over(true);
         let second = waits();
         tokio::task::yield_now().await;
-        gate.hand_over(); // there is always one more
+        gate.hand_over(true); // there is always one more
         gate.wrote();
         first.await.unwrap();
         assert!(!second.is_finished());
@@ -116,9 +123,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_what_is_no_reply() {
+        let gate = Gate::default();
+        gate.hand_over(true);
+        gate.hand_over(false);
+        gate.wrote();
+        let start = Instant::now();
+        gate.passed().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_never_written_holds_nothing_for_ever() {
         let gate = Gate::default();
-        gate.hand_over();
+        gate.hand_over(true);
         gate.passed().await;
         gate.open();
         let start = Instant::now();

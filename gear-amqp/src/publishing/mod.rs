@@ -22,7 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gear_api::{Clock, Message, Publish, PublishError, Route, Text, Timestamp};
+use gear_api::{Clock, Kind, Message, Publish, PublishError, Route, Text, Timestamp};
 use tokio::{sync::oneshot, time::Instant};
 
 use self::{
@@ -218,6 +218,7 @@ impl Publisher {
             mandatory: target.mandatory,
             properties,
             body: message.body().clone(),
+            is_reply: message.kind() == Kind::Reply,
         })
     }
 
