@@ -5,6 +5,7 @@
 mod accounts;
 mod injected;
 mod panics;
+mod shutdown;
 mod time;
 
 use std::{
@@ -24,7 +25,7 @@ pub(crate) const ECHO: Operation<String, String> = Operation::new("echo");
 pub(crate) const NOTE: Operation<String, ()> = Operation::new("note");
 
 /// A test's result: any error fails it.
-pub(crate) type Test = Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Test<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// A broker whose runs are all the same.
 pub(crate) fn broker() -> MemoryBroker {
