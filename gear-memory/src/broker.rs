@@ -322,8 +322,8 @@ impl MemoryBroker {
     }
 
     /// Returns when nothing more will happen by itself: no message can be delivered, none
-    /// is being handled, none waits for its time, none waits to be sent, and every task
-    /// has come to rest.
+    /// is being handled, none waits for its time, none waits to be sent or for a confirm that
+    /// a fault has lost, and every task has come to rest.
     ///
     /// Exact with a paused clock in a current-thread runtime, where it takes at least one
     /// millisecond of virtual time; a good guess elsewhere. Messages in a queue without a
