@@ -71,8 +71,21 @@ async fn client(broker: &MemoryBroker) -> Client {
 }
 
 async fn fail(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+    /// An error with a cause, which its own text leaves out.
+    #[derive(Debug)]
+    struct NoNumber(std::num::ParseIntError);
+    impl std::fmt::Display for NoNumber {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("it is no number")
+        }
+    }
+    impl std::error::Error for NoNumber {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
     tracing::info!("handling");
-    Ok(text.parse::<u32>()?.to_string())
+    Ok(text.parse::<u32>().map_err(NoNumber)?.to_string())
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +109,8 @@ async fn a_handler_runs_in_a_span_and_the_log_says_why_it_failed_but_shows_no_bo
     let line = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or("").to_owned();
     assert!(line("handling").contains(&span), "{log}");
     let failed = line("the handler failed");
-    assert!(failed.contains(&span) && failed.contains("invalid digit"), "{log}");
+    let why = "source=it is no number: invalid digit found in string";
+    assert!(failed.contains(&span) && failed.contains(why), "{log}");
     assert!(!log.contains("canary"), "{log}");
     assert!(log.contains(&format!("messaging.message.id={id} error.type=\"failed\"")), "{log}");
     Ok(())

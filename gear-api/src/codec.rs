@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::Text;
+use crate::{Text, causes::Causes};
 
 /// A value could not be written as a body, or a body could not be read as a value. Shows the
 /// error of the codec with all its causes.
@@ -27,13 +27,7 @@ impl CodecError {
 
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        Causes(&*self.0).fmt(f)
     }
 }
 

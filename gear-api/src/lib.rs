@@ -88,6 +88,7 @@
 //! Implement [`Transport`]; [`topology`] is the wire contract as data.
 
 mod address;
+mod causes;
 mod client;
 mod clock;
 mod codec;

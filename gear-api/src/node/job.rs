@@ -8,6 +8,7 @@ use tracing::Span;
 use super::{Context, Fault, Reply, code};
 use crate::{
     Kind, Message, Publish, PublishError, RemoteError, Route, Settlement, Text,
+    causes::Causes,
     client::{Core, count},
 };
 
@@ -83,7 +84,7 @@ impl Job {
         };
         let counters = &self.core().counters;
         count(if fault.code() == code::PANICKED { &counters.panicked } else { &counters.failed });
-        let source = fault.source().map(tracing::field::display);
+        let source = fault.source().map(|source| tracing::field::display(Causes(source)));
         tracing::warn!(code = fault.code(), source, "the handler failed: {fault}");
         if self.wants_answer() {
             let answer = self.answer_error(fault.shown());
