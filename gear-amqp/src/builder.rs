@@ -219,7 +219,9 @@ impl AmqpBuilder {
     }
 
     /// Whether the queue of an instance may be deleted and declared again when the node of the
-    /// cluster that has it is gone. What is in it is lost, and a warning says so.
+    /// cluster that has it is gone. What is in it is lost, and a warning says so. It happens only
+    /// when the broker itself says that the queue can not be reached, one to three minutes after
+    /// its node died: silence may as well mean that the broker is slow.
     pub fn recreate_instance_queue(mut self, recreate: bool) -> Self {
         self.recreate_instance_queue = recreate;
         self

@@ -198,6 +198,7 @@ impl Consumers {
                     was_here = true;
                     pause = Pause::new();
                     subscribed.listening();
+                    subscribed.set_patient(false);
                     subscribed.set_pending(None);
                     subscribed.established(Ok(()));
                     match self.pump(&subscribed, established).await {
@@ -300,13 +301,23 @@ impl Consumers {
         }
         let exclusive = matches!(subscribed.particular, Particular::Instance(_));
         let options = BasicConsumeOptions { no_ack, exclusive, ..BasicConsumeOptions::default() };
-        let name = short(&queue)?;
+        let name = short(queue)?;
         let consume =
             channel.basic_consume(name, ShortString::default(), options, FieldTable::default());
         match within(ANSWER, "starting to consume", consume).await {
             Ok(consumer) => Ok(Established { consumer, acks }),
             Err(error) if exclusive && error.is(code::ACCESS_REFUSED) => Err(Failure::InUse),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                if matches!(error, RpcError::Silent { .. }) {
+                    // If it begins after all, nobody has its deliveries: they go back with their
+                    // channel.
+                    *slot = None;
+                    let channel = acks.channel().clone();
+                    let close = async move { channel.close(200, "too slow".into()).await };
+                    tokio::spawn(async { drop(within(ANSWER, "closing a channel", close).await) });
+                }
+                Err(error.into())
+            }
         }
     }
 
@@ -318,11 +329,11 @@ impl Consumers {
     ) -> Result<String, Failure> {
         let options = &self.settings.options;
         let new = || Declarer::new(&epoch.connection, &self.settings.names, options.topology);
-        let mut declarer = new();
+        let mut declarer = if subscribed.is_patient() { new().patient() } else { new() };
         if let Some(dead) = &subscribed.dead {
             match declarer.queue(dead, Owner::Many).await {
                 // It exists, and what is to be set aside can wait for it.
-                Err(error) if is_out_of_reach(&error) => {
+                Err(error) if may_be_out_of_reach(&error) => {
                     tracing::warn!(queue = %dead.queue.name, %error, "can not be reached");
                     declarer = new();
                 }
@@ -346,20 +357,28 @@ impl Consumers {
         Ok(found.name)
     }
 
+    /// Sees to it that trying again is of use, if the queue is to blame and not the whole broker.
     async fn mend(&self, subscribed: &Subscribed, epoch: &Epoch, error: RpcError) -> Failure {
-        if !is_out_of_reach(&error) {
+        if !may_be_out_of_reach(&error) {
             return error.into();
         }
+        let Settings { options, names } = &*self.settings;
+        let new = || Declarer::new(&epoch.connection, names, options.topology);
         match &subscribed.particular {
+            // Answers to calls that are under way come to the old one.
+            Particular::Replies(..) if !error.is_out_of_reach() && !new().answers().await => {
+                subscribed.set_patient(true);
+            }
             Particular::Replies(..) => {
                 subscribed.rename();
                 tracing::warn!(%error, "the reply queue is out of reach; using a new one");
             }
-            Particular::Instance(instance) if self.settings.options.recreate_instance_queue => {
-                tracing::warn!(%instance, %error, "declaring the queue again; its content is lost");
-                let Settings { options, names } = &*self.settings;
-                let mut declarer = Declarer::new(&epoch.connection, names, options.topology);
-                let _ = declarer.delete(instance.as_str()).await;
+            Particular::Instance(instance) if options.recreate_instance_queue => {
+                let queue = instance.as_str();
+                if error.is_out_of_reach() || new().is_out_of_reach(queue).await {
+                    tracing::warn!(queue, %error, "declaring the queue again; its content is lost");
+                    let _ = new().delete(queue).await;
+                }
             }
             _ => {}
         }
@@ -391,10 +410,9 @@ impl Consumers {
     }
 }
 
-/// A classic queue whose node is down answers 404, or not at all.
-fn is_out_of_reach(error: &RpcError) -> bool {
-    matches!(error, RpcError::Silent { .. })
-        || (error.is(code::NOT_FOUND) && error.to_string().contains("is down"))
+/// A classic queue whose node is down answers nothing, for a long time.
+fn may_be_out_of_reach(error: &RpcError) -> bool {
+    matches!(error, RpcError::Silent { .. }) || error.is_out_of_reach()
 }
 
 /// Whether somebody sees to it that `stop` is heard.

@@ -54,6 +54,8 @@ struct State {
     first: Option<oneshot::Sender<Result<(), SubscribeError>>>,
     /// Held while a subscription that was established is not any more.
     pending: Option<Pending>,
+    /// The broker is slow.
+    patient: bool,
 }
 
 /// Unsettled deliveries of a tap.
@@ -132,7 +134,12 @@ impl Subscribed {
             origin,
             drops: Arc::new(Drops::new(Arc::clone(publisher), service, queue)),
             dead,
-            state: Mutex::new(State { declaration, first: Some(first), pending: None }),
+            state: Mutex::new(State {
+                declaration,
+                first: Some(first),
+                pending: None,
+                patient: false,
+            }),
         });
         Ok((subscribed, established))
     }
@@ -153,6 +160,15 @@ impl Subscribed {
     pub(crate) fn set_pending(&self, pending: Option<Pending>) {
         let before = std::mem::replace(&mut self.state().pending, pending);
         drop(before); // not under the lock
+    }
+
+    /// Whether the broker is given more time than usual for this one's queue.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.state().patient
+    }
+
+    pub(crate) fn set_patient(&self, patient: bool) {
+        self.state().patient = patient;
     }
 
     /// The reply queue can not be used any more: the next one has another name.

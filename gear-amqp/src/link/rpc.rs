@@ -31,6 +31,17 @@ impl RpcError {
     pub(crate) fn is(&self, wanted: u16) -> bool {
         matches!(self, Self::Refused { code, .. } if *code == wanted)
     }
+
+    /// Whether a classic queue exists and can not be reached: the node of the cluster that has it
+    /// is down, or does not answer the others (RabbitMQ waits a minute or two before it says so).
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        match self {
+            Self::Refused { code: code::NOT_FOUND, text } => {
+                text.contains("is down or inaccessible") || text.contains("due to timeout")
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Whether the broker closed the channel or the connection because of something that was sent on

@@ -219,6 +219,40 @@ async fn a_start_at_a_broker_that_answers_nothing_goes_on_at_the_next() -> Test 
 
 const STARTING: Duration = Duration::from_secs(2);
 
+/// A reply queue that does not answer is left for another one, but not because its broker is slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_arrives_although_the_broker_said_nothing_for_a_while() -> Test {
+    const ASK: Operation<(), ()> = Operation::new("ask");
+    type Gate = [tokio::sync::Semaphore; 2];
+    async fn ask(gate: Arc<Gate>, _: Context, (): ()) -> Result<(), Fault> {
+        gate[0].add_permits(1);
+        gate[1].acquire().await?.forget();
+        Ok(())
+    }
+    let broker = Broker::shared().await;
+    let slow = Handshake::before(broker, Then::GoesOn).await?;
+    let system = System::at(slow.url());
+    let direct = System { url: broker.url(), name: system.name.clone() };
+    let gate: Arc<Gate> = Arc::new([0; 2].map(tokio::sync::Semaphore::new));
+    let node = Node::builder(direct.connect().await, CTRL.at("host1")?).state(Arc::clone(&gate));
+    let node = node.on(ASK, ask).start().await?;
+    let transport = system.connect().await;
+    let client = Client::builder(transport.clone(), "CLI.test".parse()?).start().await?;
+    let call = client.call(CTRL, ASK, &()).timeout(4 * PATIENCE);
+    let call = tokio::spawn(call.into_future());
+    gate[0].acquire().await?.forget();
+    let before = slow.accepted();
+    slow.change(Then::IsSilent);
+    // Publishing gives a connection up after 10 s: consuming has tried again by then.
+    eventually("it has tried for long", || slow.accepted() >= before + 4).await;
+    slow.change(Then::GoesOn);
+    ready(&transport).await;
+    gate[1].add_permits(1);
+    call.await??;
+    node.shutdown(PATIENCE).await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_in_flight_end_once_when_the_broker_restarts() -> Test {
     let broker = Broker::private().await;
