@@ -233,7 +233,7 @@ impl Publisher {
                 let acked = confirmation.is_ack();
                 let returned = confirmation.take_message();
                 if let Some(returned) = &returned {
-                    window.returned(|outgoing| outgoing.is(returned));
+                    window.returned(|outgoing| outgoing.is(returned, &self.settings.names));
                 }
                 window.confirm(number, acked, returned.is_none());
             }

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     settings::Settings,
-    wire::{Expiry, is_for_no_reply},
+    wire::{Expiry, Names, is_for_no_reply},
 };
 
 /// Where a message goes, in terms of AMQP.
@@ -122,7 +122,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Whether the broker returned this one.
-    pub(crate) fn is(&self, returned: &BasicReturnMessage) -> bool {
+    pub(crate) fn is(&self, returned: &BasicReturnMessage, names: &Names) -> bool {
         let properties = &returned.delivery.properties;
         let Some(id) = properties.message_id().as_ref().map(|id| Id::from(id.as_str())) else {
             return false;
@@ -130,6 +130,8 @@ impl Outgoing {
         self.target.mandatory
             && self.message.id() == Some(&id)
             && self.target.key == returned.delivery.routing_key.as_str()
+            // What is set aside keeps its id, and has a key that a service has, too.
+            && names.on_broker(&self.target.exchange) == returned.delivery.exchange.as_str()
     }
 
     pub(crate) fn answer(&mut self, answer: Answer) {

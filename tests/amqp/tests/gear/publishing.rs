@@ -239,6 +239,31 @@ async fn keys_that_reach_nobody_come_back() -> Test {
     Ok(())
 }
 
+/// What is set aside has the id of the message that it is a copy of, and a service's name as its
+/// key, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_return_belongs_to_the_exchange_that_it_was_for() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let _queue = serve(&transport, &CTRL, 1).await;
+    let (_connection, channel) = system.foreign().await?;
+    let dead = system.on_broker("CTRL:dead").into();
+    channel.queue_delete(dead, lapin::options::QueueDeleteOptions::default()).await?;
+    let to = Address::from(&CTRL);
+    let sent: Vec<[Publish; 2]> = (0..200)
+        .map(|n| {
+            let message = || cast(&n.to_string());
+            let routed = transport.send(Route::Address(&to), message());
+            [routed, transport.send(Route::Dead(&CTRL), message())]
+        })
+        .collect();
+    for (n, [routed, returned]) in sent.into_iter().enumerate() {
+        assert_eq!(routed.await, Ok(()), "{n}");
+        assert_eq!(returned.await, Err(PublishError::NotRouted), "{n}");
+    }
+    Ok(())
+}
+
 /// Keys that no address of Gear has, as other programs may write them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_no_addresses_reach_nobody_either() -> Test {
