@@ -187,11 +187,14 @@ impl Consumers {
         let since = Instant::now();
         let mut was_here = false;
         while !inbox.is_stopping() && !self.is_closed() {
-            let establishing = self.establish(&subscribed, &epoch);
-            let established = tokio::select! {
+            let queue = tokio::select! {
                 biased;
                 () = inbox.stop.notified() => break,
-                established = establishing => established,
+                queue = self.declare(&subscribed, &epoch) => queue,
+            };
+            let established = match queue {
+                Ok(queue) => self.consume(&subscribed, &epoch, &queue).await,
+                Err(failure) => Err(failure),
             };
             match established {
                 Ok(established) => {
@@ -278,12 +281,33 @@ impl Consumers {
             || ping::answers(&epoch.connection, &self.settings.names, instance).await
     }
 
-    async fn establish(
+    /// Begins to consume. Not given up half-way: the broker may have a consumer by then, and what
+    /// that gets must go back.
+    async fn consume(
         &self,
-        subscribed: &Arc<Subscribed>,
+        subscribed: &Subscribed,
         epoch: &Epoch,
+        queue: &str,
     ) -> Result<Established, Failure> {
-        let queue = self.declare(subscribed, epoch).await?;
+        let begun = self.begin(subscribed, epoch, queue);
+        tokio::pin!(begun);
+        tokio::select! {
+            biased;
+            begun = &mut begun => begun,
+            () = subscribed.inbox.stop.notified() => {
+                // Whoever stops it does not wait for that.
+                subscribed.inbox.end(ConsumerEnd::Stopped);
+                begun.await
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        subscribed: &Subscribed,
+        epoch: &Epoch,
+        queue: &str,
+    ) -> Result<Established, Failure> {
         let mut slot = epoch.channels[subscribed.slot as usize].lock().await;
         let acks = match &*slot {
             Some(acks) if acks.channel().status().connected() => Arc::clone(acks),

@@ -42,6 +42,9 @@ impl Consumers {
         let stop = subscribed.inbox.stop.notified();
         tokio::pin!(stop);
         let why = 'pump: loop {
+            if subscribed.inbox.is_stopping() {
+                break None;
+            }
             let next = tokio::select! {
                 biased;
                 () = &mut stop => break None,

@@ -139,6 +139,30 @@ async fn a_queue_that_is_deleted_is_declared_and_consumed_again() -> Test {
     Ok(())
 }
 
+/// Whoever loses interest while the broker begins to deliver leaves nothing with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_is_stopped_while_it_begins_keeps_nothing() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    drop(serve(&transport, &CTRL, 1).await);
+    fill(&transport, &CTRL, 20).await?;
+    let (_connection, channel) = system.foreign().await?;
+    let queue = system.on_broker("CTRL");
+    // At each moment of the some milliseconds that it takes.
+    for delay in (0..8_000).step_by(40) {
+        let subscription = Subscription::Service { service: CTRL, prefetch: 20 };
+        let subscribing = transport.subscribe(subscription);
+        let limit = Duration::from_micros(delay);
+        drop(tokio::time::timeout(limit, subscribing).await);
+    }
+    let start = std::time::Instant::now();
+    while ready_in(&channel, &queue).await? < 20 {
+        assert!(start.elapsed() < crate::PATIENCE, "{}", ready_in(&channel, &queue).await?);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
 /// A consumer of one channel must not take another one with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_the_broker_closes_comes_back_with_all_its_consumers() -> Test {
