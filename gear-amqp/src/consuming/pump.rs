@@ -12,12 +12,12 @@ use super::{
     acks::{Acks, Settler},
     inbox::Item,
     ping,
-    subscribed::{Particular, Subscribed},
+    subscribed::{Particular, Slot, Subscribed},
 };
 use crate::{
     link::rpc::{ANSWER, within},
     publishing::{now, outgoing::Target},
-    wire::decode,
+    wire::{Origin, decode},
 };
 
 /// Deliveries that are taken without a look at anything else.
@@ -105,7 +105,17 @@ impl Consumers {
             ..
         } = delivery;
         let names = &self.settings.names;
-        let message = decode(&properties, data, subscribed.origin, names, now);
+        // Answers come past the entry, be it through `gear.reply` or to the queue's own name.
+        let origin = match subscribed.origin {
+            Origin::Requests
+                if subscribed.slot == Slot::Shared
+                    && names.own_queue(exchange.as_str()) != exchange::ENTRY =>
+            {
+                Origin::Either
+            }
+            origin => origin,
+        };
+        let message = decode(&properties, data, origin, names, now);
         if let Particular::Replies(_, sink) = &subscribed.particular {
             acks.needs_none(tag);
             return sink.deliver(message);

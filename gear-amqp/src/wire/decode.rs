@@ -16,6 +16,9 @@ use super::{Names, value};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     Requests,
+    /// The queue of a service, but not through the entry: requests that were held back, and answers
+    /// that any instance may take.
+    Either,
     Replies,
     Events,
 }
@@ -50,8 +53,9 @@ pub(crate) fn decode(
     let kind = kind.unwrap_or(match origin {
         Origin::Replies => Kind::Reply,
         Origin::Events => Kind::Event,
-        Origin::Requests if reply_to.is_some() => Kind::Call,
-        Origin::Requests => Kind::Cast,
+        Origin::Requests | Origin::Either if reply_to.is_some() => Kind::Call,
+        Origin::Either if properties.correlation_id().is_some() => Kind::Reply,
+        Origin::Requests | Origin::Either => Kind::Cast,
     });
     // The clocks of two hosts differ: nobody may have more time than the broker gives.
     let expires = properties.expiration().as_ref().and_then(|ms| ms.as_str().parse().ok());
@@ -126,6 +130,15 @@ mod tests {
         let call = decode(&properties, Vec::new(), Origin::Requests, &names, || NOW);
         assert_eq!(call.kind(), Kind::Call);
         assert_eq!(call.reply_to(), Some(&ReplyTo::queue("amq.gen-1")));
+        // A foreign program answers with the correlation id alone.
+        assert_eq!(bare(Origin::Either).kind(), Kind::Cast);
+        let kind = |properties: &BasicProperties, origin| {
+            decode(properties, Vec::new(), origin, &names, || NOW).kind()
+        };
+        assert_eq!(kind(&properties, Origin::Either), Kind::Call);
+        let properties = BasicProperties::default().with_correlation_id("call-1".into());
+        assert_eq!(kind(&properties, Origin::Either), Kind::Reply);
+        assert_eq!(kind(&properties, Origin::Requests), Kind::Cast);
     }
 
     #[test]

@@ -115,6 +115,31 @@ async fn ask(system: &System, reply_to: &str) -> Test {
     Ok(())
 }
 
+/// Where any instance may take the answer, it is known by its correlation id alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_answer_to_a_service_is_an_answer() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    let (_connection, channel) = system.foreign().await?;
+    let (queue_name, entry) = (system.on_broker("CTRL"), system.on_broker("gear"));
+    let replies = system.on_broker("gear.reply");
+    for (exchange, key, kind) in [
+        ("", queue_name.as_str(), Kind::Reply),
+        (replies.as_str(), "CTRL", Kind::Reply),
+        (entry.as_str(), "CTRL", Kind::Cast),
+    ] {
+        let properties = BasicProperties::default().with_correlation_id("call-1".into());
+        let options = BasicPublishOptions::default();
+        let (exchange, key) = (exchange.into(), key.into());
+        channel.basic_publish(exchange, key, options, b"pong", properties).await?.await?;
+        let delivery = next(&mut queue).await;
+        assert_eq!(delivery.message().kind(), kind);
+        delivery.ack();
+    }
+    Ok(())
+}
+
 /// Messages that wait in a queue.
 async fn waiting(system: &System, queue: &str) -> Result<u32, lapin::Error> {
     let (_connection, channel) = system.foreign().await?;
