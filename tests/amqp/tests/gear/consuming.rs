@@ -1,11 +1,18 @@
 //! What becomes of deliveries.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use gear_api::{Address, Publish, Route, Settlement, Subscription, Transport};
+use gear_api::{
+    Address, Client, Context, EventGroup, Fault, Node, Operation, Publish, Route, Settlement,
+    Subscription, Transport,
+};
 use lapin::{Channel, options::*, types::FieldTable};
 
-use crate::{CTRL, REPO, System, Test, cast, eventually, next, nothing, ready, serve, text};
+use crate::{
+    CTRL, REPO, System, Test, cast, eventually,
+    handshake::{Handshake, Then},
+    next, nothing, ready, serve, text,
+};
 
 async fn fill(on: &gear_amqp::AmqpTransport, service: &gear_api::Service, count: u32) -> Test {
     let to = Address::from(service);
@@ -163,19 +170,55 @@ async fn a_consumer_that_is_stopped_while_it_begins_keeps_nothing() -> Test {
     Ok(())
 }
 
-/// A consumer of one channel must not take another one with it.
+/// Both channels that consume, with all that is on them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_the_broker_closes_comes_back_with_all_its_consumers() -> Test {
-    let system = System::new().await;
+    const ECHO: Operation<u64, u64> = Operation::new("echo");
+    async fn echo(_: Arc<()>, _: Context, number: u64) -> Result<u64, Fault> {
+        Ok(number)
+    }
+    let broker = gear_test_amqp::Broker::shared().await;
+    let between = Handshake::before(broker, Then::GoesOn).await?;
+    let system = System::at(between.url());
+    let node = Node::builder(system.connect().await, REPO.at("host1")?).on(ECHO, echo);
+    let node = node.start().await?;
     let transport = system.connect().await;
+    let client = Client::builder(transport.clone(), "CLI.test".parse()?).start().await?;
     let instance = CTRL.at("host1")?;
-    let subscription = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
-    let mut own = transport.subscribe(subscription.clone()).await?;
-    // The name is in use here already.
-    assert!(transport.subscribe(subscription).await.is_err());
-    let to = Address::from(&instance);
-    transport.send(Route::Address(&to), cast("x")).await?;
-    next(&mut own).await.ack();
+    let mut shared = serve(&transport, &CTRL, 10).await;
+    let own = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
+    let mut own = transport.subscribe(own).await?;
+    let (group, patterns) = (EventGroup::new(CTRL, "all")?, vec!["a.#".parse()?]);
+    let events = Subscription::Events { group, patterns, prefetch: 10 };
+    let mut events = transport.subscribe(events).await?;
+    let topic = "a.b".parse()?;
+    let (to_service, to_instance) = (Address::from(&CTRL), Address::from(&instance));
+    let routes = [Route::Address(&to_service), Route::Address(&to_instance), Route::Event(&topic)];
+    let mut queues = [&mut shared, &mut own, &mut events];
+    let mut held = Vec::new();
+    for (route, queue) in routes.into_iter().zip(&mut queues) {
+        transport.send(route, cast("held")).await?;
+        held.push(next(queue).await);
+    }
+    let before = between.accepted();
+    between.close_channels();
+    for queue in &mut queues {
+        let again = next(queue).await;
+        assert!(again.is_redelivered());
+        again.ack();
+    }
+    // Of a channel that is gone, and so nobody's to settle.
+    held.into_iter().for_each(gear_api::Delivery::ack);
+    for (route, queue) in routes.into_iter().zip(&mut queues) {
+        transport.send(route, cast("new")).await?;
+        let delivery = next(queue).await;
+        assert_eq!((text(delivery.message()).as_str(), delivery.is_redelivered()), ("new", false));
+        delivery.ack();
+    }
+    assert_eq!(client.call(REPO, ECHO, &7).timeout(crate::PATIENCE).await?, 7);
+    assert_eq!(between.accepted(), before, "no connection was lost");
+    ready(&transport).await;
+    node.shutdown(crate::PATIENCE).await;
     Ok(())
 }
 

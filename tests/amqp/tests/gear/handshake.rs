@@ -1,9 +1,11 @@
-//! A broker that goes no further than the handshake: it stands before a real one.
+//! A broker that goes no further than the handshake, or is made to close channels: it stands before
+//! a real one.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -27,6 +29,7 @@ pub(crate) enum Then {
 pub(crate) struct Handshake {
     port: u16,
     then: watch::Sender<Then>,
+    close_channels: watch::Sender<()>,
     accepted: Arc<AtomicUsize>,
 }
 
@@ -35,15 +38,16 @@ impl Handshake {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (then, told) = watch::channel(then);
+        let (close_channels, close) = watch::channel(());
         let accepted = Arc::new(AtomicUsize::new(0));
         let (count, target) = (Arc::clone(&accepted), broker.port());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(relay(client, target, told.clone()));
+                tokio::spawn(relay(client, target, told.clone(), close.clone()));
             }
         });
-        Ok(Self { port, then, accepted })
+        Ok(Self { port, then, close_channels, accepted })
     }
 
     pub(crate) fn url(&self) -> String {
@@ -55,17 +59,52 @@ impl Handshake {
         self.then.send_replace(then);
     }
 
+    /// Has the broker close every channel that has begun to consume: it gets an ack there that it
+    /// does not wait for.
+    pub(crate) fn close_channels(&self) {
+        self.close_channels.send_replace(());
+    }
+
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 }
 
-async fn relay(client: TcpStream, target: u16, mut told: watch::Receiver<Then>) -> io::Result<()> {
+async fn relay(
+    client: TcpStream,
+    target: u16,
+    mut told: watch::Receiver<Then>,
+    mut close: watch::Receiver<()>,
+) -> io::Result<()> {
     let then = *told.borrow_and_update();
-    let (mut from_broker, mut to_broker) =
+    let (mut from_broker, to_broker) =
         TcpStream::connect(("127.0.0.1", target)).await?.into_split();
     let (mut from_client, mut to_client) = client.into_split();
+    // One frame at a time.
+    let to_broker = tokio::sync::Mutex::new(to_broker);
+    let consuming = Mutex::new(BTreeSet::new());
+    let requests = async {
+        let mut greeting = [0; 8];
+        from_client.read_exact(&mut greeting).await?;
+        to_broker.lock().await.write_all(&greeting).await?;
+        loop {
+            let frame = read_frame(&mut from_client).await?;
+            if is_method(&frame, CONSUME) {
+                consuming.lock().expect("no panic").insert([frame[1], frame[2]]);
+            }
+            to_broker.lock().await.write_all(&frame).await?;
+        }
+    };
+    let closing = async {
+        while close.changed().await.is_ok() {
+            let channels = std::mem::take(&mut *consuming.lock().expect("no panic"));
+            for channel in channels {
+                to_broker.lock().await.write_all(&unknown_ack(channel)).await?;
+            }
+        }
+        std::future::pending().await
+    };
     let answers = async {
         shake_hands(&mut from_broker, &mut to_client).await?;
         match then {
@@ -75,26 +114,47 @@ async fn relay(client: TcpStream, target: u16, mut told: watch::Receiver<Then>) 
         }
     };
     tokio::select! {
-        passed = copy(&mut from_client, &mut to_broker) => passed.map(drop),
+        passed = requests => passed,
         answered = answers => answered,
+        closed = closing => closed,
         _ = told.changed() => Ok(()),
     }
 }
 
-/// Passes the broker's frames until it says `connection.open-ok` (AMQP 0-9-1, 1.4.2.8).
+/// Methods by class and number (AMQP 0-9-1, 1.4 to 1.8).
+type Method = [u8; 4];
+const OPEN_OK: Method = [0, 10, 0, 41];
+const CONSUME: Method = [0, 60, 0, 20];
+const ACK: Method = [0, 60, 0, 80];
+
+fn is_method(frame: &[u8], method: Method) -> bool {
+    frame[0] == 1 && frame[7..].starts_with(&method)
+}
+
+fn unknown_ack(channel: [u8; 2]) -> Vec<u8> {
+    let payload = [&ACK[..], &u64::MAX.to_be_bytes(), &[0]].concat();
+    let size = u32::try_from(payload.len()).expect("it is short").to_be_bytes();
+    [&[1], &channel[..], &size, &payload, &[0xCE]].concat()
+}
+
+async fn read_frame(from: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; 7];
+    from.read_exact(&mut frame).await?;
+    let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]);
+    frame.resize(7 + size as usize + 1, 0);
+    from.read_exact(&mut frame[7..]).await?;
+    Ok(frame)
+}
+
+/// Passes the broker's frames until it says that the connection is open.
 async fn shake_hands(
     from: &mut tcp::OwnedReadHalf,
     to: &mut tcp::OwnedWriteHalf,
 ) -> io::Result<()> {
-    const OPEN_OK: [u8; 4] = [0, 10, 0, 41];
     loop {
-        let mut frame = vec![0; 7];
-        from.read_exact(&mut frame).await?;
-        let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]);
-        frame.resize(7 + size as usize + 1, 0);
-        from.read_exact(&mut frame[7..]).await?;
+        let frame = read_frame(from).await?;
         to.write_all(&frame).await?;
-        if frame[7..].starts_with(&OPEN_OK) {
+        if is_method(&frame, OPEN_OK) {
             return Ok(());
         }
     }
