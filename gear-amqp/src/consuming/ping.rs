@@ -52,10 +52,10 @@ async fn ask(channel: &Channel, names: &Names, instance: &Instance) -> Result<bo
     let properties = BasicProperties::default()
         .with_type(OPERATION.into())
         .with_reply_to(queue)
-        .with_expiration(short(&PATIENCE.as_millis().to_string())?);
+        .with_expiration(short(PATIENCE.as_millis().to_string())?);
     let publish = channel.basic_publish(
-        short(&names.on_broker(&exchange::ENTRY))?,
-        short(&Address::from(instance).key())?,
+        short(names.on_broker(&exchange::ENTRY))?,
+        short(Address::from(instance).key().as_str())?,
         BasicPublishOptions::default(),
         &[],
         properties,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use gear_api::{Delivery, Kind, Message, Settlement, Text, topology::exchange};
+use gear_api::{Delivery, Kind, Message, Settlement, topology::exchange};
 use lapin::options::BasicCancelOptions;
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     link::rpc::{ANSWER, within},
     publishing::{now, outgoing::Target},
-    wire::{Origin, decode},
+    wire::{Decoder, Origin},
 };
 
 /// Deliveries that are taken without a look at anything else.
@@ -39,6 +39,7 @@ impl Consumers {
     ) -> Pumped {
         let Established { mut consumer, acks } = established;
         let settler = Arc::new(Settler::new(Arc::clone(&acks), Arc::clone(&subscribed.drops)));
+        let mut decoder = Decoder::new(&self.settings.names);
         let stop = subscribed.inbox.stop.notified();
         tokio::pin!(stop);
         let why = 'pump: loop {
@@ -52,12 +53,12 @@ impl Consumers {
             };
             match next {
                 Some(Ok(delivery)) => {
-                    self.deliver(subscribed, delivery, &acks, &settler);
+                    self.deliver(subscribed, delivery, &mut decoder, &acks, &settler);
                     // What is here already needs no look at anything else.
                     for _ in 0..BATCH {
                         match consumer.next().now_or_never() {
                             Some(Some(Ok(delivery))) => {
-                                self.deliver(subscribed, delivery, &acks, &settler);
+                                self.deliver(subscribed, delivery, &mut decoder, &acks, &settler);
                             }
                             Some(Some(Err(error))) => break 'pump Some(error.to_string()),
                             Some(None) => break 'pump Some(GONE.to_owned()),
@@ -92,6 +93,7 @@ impl Consumers {
         &self,
         subscribed: &Subscribed,
         delivery: lapin::message::Delivery,
+        decoder: &mut Decoder<'_>,
         acks: &Arc<Acks>,
         settler: &Arc<Settler>,
     ) {
@@ -109,13 +111,13 @@ impl Consumers {
         let origin = match subscribed.origin {
             Origin::Requests
                 if subscribed.slot == Slot::Shared
-                    && names.own_queue(exchange.as_str()) != exchange::ENTRY =>
+                    && names.own(exchange.as_str()) != exchange::ENTRY.as_str() =>
             {
                 Origin::Either
             }
             origin => origin,
         };
-        let message = decode(&properties, data, origin, names, now);
+        let message = decoder.decode(&properties, data, origin, now);
         if let Particular::Replies(_, sink) = &subscribed.particular {
             acks.needs_none(tag);
             return sink.deliver(message);
@@ -126,9 +128,9 @@ impl Consumers {
             return self.pong(&message);
         }
         let key = if exchange.as_str() == exchange::DEFAULT.as_str() {
-            names.own_queue(routing_key.as_str())
+            decoder.key(names.own(routing_key.as_str()))
         } else {
-            Text::from(routing_key.as_str())
+            decoder.key(routing_key.as_str())
         };
         let item = if matches!(subscribed.particular, Particular::Tap) {
             let delivery = Delivery::new(message, key, redelivered, Settlement::none());

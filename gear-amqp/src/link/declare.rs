@@ -21,7 +21,7 @@ use crate::{
 
 /// A name or key as AMQP's methods take it. All of ours fit: their lengths are checked when an
 /// address is made.
-pub(crate) fn short(text: &str) -> Result<ShortString, RpcError> {
+pub(crate) fn short(text: impl Into<String>) -> Result<ShortString, RpcError> {
     ShortString::try_new(text).map_err(|_| RpcError::Refused {
         code: code::PRECONDITION_FAILED,
         text: "a name is longer than 255 bytes".into(),
@@ -101,9 +101,9 @@ impl<'a> Declarer<'a> {
             let (source, destination, key) = topology::CAST_BINDING;
             let channel = self.scratch.channel().await?;
             let bind = channel.exchange_bind(
-                short(&self.names.on_broker(&destination))?,
-                short(&self.names.on_broker(&source))?,
-                short(&key)?,
+                short(self.names.on_broker(&destination))?,
+                short(self.names.on_broker(&source))?,
+                short(key.as_str())?,
                 ExchangeBindOptions::default(),
                 FieldTable::default(),
             );
@@ -143,7 +143,7 @@ impl<'a> Declarer<'a> {
             internal: it.internal,
             ..ExchangeDeclareOptions::default()
         };
-        let name = short(&self.names.on_broker(&it.name))?;
+        let name = short(self.names.on_broker(&it.name))?;
         let channel = self.scratch.channel().await?;
         let declare = channel.exchange_declare(name, kind, options, FieldTable::default());
         within(ANSWER, "declaring an exchange", declare).await
@@ -161,16 +161,16 @@ impl<'a> Declarer<'a> {
         if passive {
             return Ok(found);
         }
-        let queue = short(&found.name)?;
+        let queue = short(found.name.as_str())?;
         for binding in &declaration.stale {
-            let exchange = short(&self.names.on_broker(&binding.exchange))?;
-            let (channel, key) = (self.scratch.channel().await?, short(&binding.key)?);
+            let exchange = short(self.names.on_broker(&binding.exchange))?;
+            let (channel, key) = (self.scratch.channel().await?, short(binding.key.as_str())?);
             let unbind = channel.queue_unbind(queue.clone(), exchange, key, FieldTable::default());
             within(ANSWER, "removing a binding", unbind).await?;
         }
         for binding in &declaration.bindings {
-            let exchange = short(&self.names.on_broker(&binding.exchange))?;
-            let (channel, key) = (self.scratch.channel().await?, short(&binding.key)?);
+            let exchange = short(self.names.on_broker(&binding.exchange))?;
+            let (channel, key) = (self.scratch.channel().await?, short(binding.key.as_str())?);
             let bind = channel.queue_bind(
                 queue.clone(),
                 exchange,
@@ -221,7 +221,7 @@ impl<'a> Declarer<'a> {
 
     async fn find_within(&mut self, limit: Duration, name: &str) -> Result<Found, RpcError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let name = short(&self.names.on_broker(name))?;
+        let name = short(self.names.on_broker(name))?;
         let channel = self.scratch.channel().await?;
         let find = channel.queue_declare(name, options, FieldTable::default());
         let queue = within(limit, "looking for a queue", find).await?;
@@ -235,7 +235,7 @@ impl<'a> Declarer<'a> {
             auto_delete: queue.auto_delete,
             ..QueueDeclareOptions::default()
         };
-        let name = short(&self.names.on_broker(&queue.name))?;
+        let name = short(self.names.on_broker(&queue.name))?;
         let channel = self.scratch.channel().await?;
         let arguments = arguments(queue);
         let declare = channel.queue_declare(name, options, arguments);
@@ -246,7 +246,7 @@ impl<'a> Declarer<'a> {
 
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), RpcError> {
         let channel = self.scratch.channel().await?;
-        let name = short(&self.names.on_broker(name))?;
+        let name = short(self.names.on_broker(name))?;
         let delete = channel.queue_delete(name, QueueDeleteOptions::default());
         within(ANSWER, "deleting a queue", delete).await.map(drop)
     }

@@ -13,12 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered, task::AtomicWaker};
-use lapin::{
-    BasicProperties, Channel, Confirmation, PublisherConfirm, options::BasicPublishOptions,
-    types::ShortString,
-};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm, types::ShortString};
 
-use super::gate::Gate;
+use super::{gate::Gate, write::Write};
 
 /// Wakes the task that serves, and remembers that it did.
 #[derive(Default)]
@@ -49,7 +46,8 @@ pub(super) struct Publishing {
     pub(super) is_reply: bool,
 }
 
-type Write = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
+/// Places that are kept for publishes to come, at most: 1.5 MB, after as many at once.
+const SPARE: usize = 1_000;
 
 /// A confirm that is awaited.
 struct Confirming {
@@ -72,6 +70,7 @@ pub(super) struct Flight {
     /// In order. Only the oldest wakes anybody: they are written in order, too, and each wake for
     /// itself would cost more than all else.
     writes: VecDeque<(u64, Write)>,
+    spare: Vec<Write>,
     confirms: FuturesUnordered<Confirming>,
     signal: Arc<Signal>,
     waker: Waker,
@@ -83,6 +82,7 @@ impl Flight {
         Self {
             channel: Arc::new(channel),
             writes: VecDeque::new(),
+            spare: Vec::new(),
             confirms: FuturesUnordered::new(),
             signal: Arc::clone(signal),
             waker: Waker::from(Arc::clone(signal)),
@@ -92,22 +92,14 @@ impl Flight {
 
     /// Queues the frames of a publish in lapin: they are when this returns.
     pub(super) fn publish(&mut self, number: u64, publishing: Publishing) {
-        let channel = Arc::clone(&self.channel);
         self.gate.hand_over(publishing.is_reply);
-        let mut write: Write = Box::pin(async move {
-            let Publishing { exchange, key, mandatory, properties, body, .. } = publishing;
-            let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-            channel.basic_publish(exchange, key, options, &body, properties).await
-        });
         let waker = if self.writes.is_empty() { &self.waker } else { Waker::noop() };
-        match write.as_mut().poll(&mut Context::from_waker(waker)) {
-            Poll::Pending => self.writes.push_back((number, write)),
-            // It failed: that is found when its turn comes.
-            Poll::Ready(sent) => {
-                self.writes.push_back((number, Box::pin(std::future::ready(sent))));
-                self.waker.wake_by_ref();
-            }
+        let spare = self.spare.pop();
+        let mut write = spare.unwrap_or_else(|| Write::new(Arc::clone(&self.channel)));
+        if write.begin(publishing, &mut Context::from_waker(waker)) {
+            self.waker.wake_by_ref(); // that is found when its turn comes
         }
+        self.writes.push_back((number, write));
     }
 
     /// Lets what is written await its confirm. Returns whether there was any, or the error.
@@ -115,9 +107,10 @@ impl Flight {
         let mut any = false;
         let mut cx = Context::from_waker(&self.waker);
         while let Some((number, write)) = self.writes.front_mut() {
-            let Poll::Ready(sent) = write.as_mut().poll(&mut cx) else { break };
+            let Poll::Ready(sent) = write.poll(&mut cx) else { break };
             let number = *number;
-            self.writes.pop_front();
+            let free = self.writes.pop_front();
+            self.spare.extend(free.map(|(_, write)| write).filter(|_| self.spare.len() < SPARE));
             self.gate.wrote();
             self.confirms.push(Confirming { number, confirm: sent? });
             any = true;

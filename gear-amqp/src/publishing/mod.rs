@@ -12,6 +12,7 @@ pub(crate) mod outgoing;
 mod serve;
 mod time;
 mod window;
+mod write;
 
 pub(crate) use serve::Ended;
 
@@ -213,8 +214,8 @@ impl Publisher {
             return Err(NotEncodable::FrameTooSmall { bytes, limit });
         }
         Ok(Publishing {
-            exchange: short(&names.on_broker(&target.exchange)).map_err(too_long)?,
-            key: short(&target.key).map_err(too_long)?,
+            exchange: short(names.on_broker(&target.exchange)).map_err(too_long)?,
+            key: short(target.key.as_str()).map_err(too_long)?,
             mandatory: target.mandatory,
             properties,
             body: message.body().clone(),

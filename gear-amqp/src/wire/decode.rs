@@ -23,68 +23,96 @@ pub(crate) enum Origin {
     Events,
 }
 
-/// A message as it was received at `now`, which is asked only if it matters.
-pub(crate) fn decode(
-    properties: &BasicProperties,
-    body: Vec<u8>,
-    origin: Origin,
-    names: &Names,
-    now: impl FnOnce() -> Timestamp,
-) -> Message {
-    let text =
-        |value: &Option<ShortString>| value.as_ref().map_or(Text::EMPTY, |v| text(v.as_str()));
-    let id = |value: &Option<ShortString>| value.as_ref().map(|v| Id::from(v.as_str()));
-    let reply_to = properties.reply_to().as_ref().filter(|to| !to.as_str().is_empty());
-
-    let mut headers = Headers::new();
-    let (mut kind, mut deadline, mut error) = (None, None, None);
-    let (mut attempt, mut hops) = (0, 0);
-    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
-        match name.as_str() {
-            header::KIND => kind = words(value).and_then(Kind::from_wire),
-            header::DEADLINE => deadline = number(value).map(Timestamp::from_unix_ms),
-            header::ATTEMPT => attempt = count(value),
-            header::HOPS => hops = count(value),
-            header::ERROR => error = words(value).map(Text::from),
-            // What does not fit is not read: a foreign program may send whatever it likes.
-            name => drop(headers.insert_reserved(name.into(), value::from_amqp(value))),
-        }
-    }
-    let kind = kind.unwrap_or(match origin {
-        Origin::Replies => Kind::Reply,
-        Origin::Events => Kind::Event,
-        Origin::Requests | Origin::Either if reply_to.is_some() => Kind::Call,
-        Origin::Either if properties.correlation_id().is_some() => Kind::Reply,
-        Origin::Requests | Origin::Either => Kind::Cast,
-    });
-    // The clocks of two hosts differ: nobody may have more time than the broker gives.
-    let expires = properties.expiration().as_ref().and_then(|ms| ms.as_str().parse().ok());
-    let expires = expires.map(|ms| now() + Duration::from_millis(ms));
-    let deadline = match (deadline, expires) {
-        (Some(deadline), Some(expires)) => Some(expires.min(deadline)),
-        (deadline, expires) => deadline.or(expires),
-    };
-    Message::builder(kind, text(properties.kind()))
-        .body(Bytes::from(body))
-        .content_type(text(properties.content_type()))
-        .id(id(properties.message_id()))
-        .correlation(id(properties.correlation_id()))
-        .reply_to(reply_to.map(|to| names.read_reply_to(to.as_str())))
-        .sender(text(properties.app_id()))
-        .sent_at(properties.timestamp().map(|s| Timestamp::from_unix_ms(s.saturating_mul(1000))))
-        .deadline(deadline)
-        .durable(*properties.delivery_mode() == Some(2))
-        .attempt(attempt)
-        .hops(hops)
-        .error(error)
-        .headers(headers)
-        .build()
+/// Reads messages. Consecutive ones mostly have the same operation, sender and key: those texts
+/// are shared.
+pub(crate) struct Decoder<'n> {
+    names: &'n Names,
+    operation: Text,
+    content_type: Text,
+    sender: Text,
+    key: Text,
 }
 
-/// Text from the wire; the most frequent ones cost nothing.
-fn text(value: &str) -> Text {
-    const JSON: &str = "application/json";
-    if value == JSON { Text::from_static(JSON) } else { Text::from(value) }
+impl<'n> Decoder<'n> {
+    pub(crate) fn new(names: &'n Names) -> Self {
+        let empty = || Text::EMPTY;
+        Self { names, operation: empty(), content_type: empty(), sender: empty(), key: empty() }
+    }
+
+    /// A routing key.
+    pub(crate) fn key(&mut self, key: &str) -> Text {
+        shared(&mut self.key, key)
+    }
+
+    /// A message as it was received at `now`, which is asked only if it matters.
+    pub(crate) fn decode(
+        &mut self,
+        properties: &BasicProperties,
+        body: Vec<u8>,
+        origin: Origin,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Message {
+        let id = |value: &Option<ShortString>| value.as_ref().map(|v| Id::from(v.as_str()));
+        let reply_to = properties.reply_to().as_ref().filter(|to| !to.as_str().is_empty());
+
+        let mut headers = Headers::new();
+        let (mut kind, mut deadline, mut error) = (None, None, None);
+        let (mut attempt, mut hops) = (0, 0);
+        for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+            match name.as_str() {
+                header::KIND => kind = words(value).and_then(Kind::from_wire),
+                header::DEADLINE => deadline = number(value).map(Timestamp::from_unix_ms),
+                header::ATTEMPT => attempt = count(value),
+                header::HOPS => hops = count(value),
+                header::ERROR => error = words(value).map(Text::from),
+                // What does not fit is not read: a foreign program may send whatever it likes.
+                name => drop(headers.insert_reserved(name.into(), value::from_amqp(value))),
+            }
+        }
+        let kind = kind.unwrap_or(match origin {
+            Origin::Replies => Kind::Reply,
+            Origin::Events => Kind::Event,
+            Origin::Requests | Origin::Either if reply_to.is_some() => Kind::Call,
+            Origin::Either if properties.correlation_id().is_some() => Kind::Reply,
+            Origin::Requests | Origin::Either => Kind::Cast,
+        });
+        // The clocks of two hosts differ: nobody may have more time than the broker gives.
+        let expires = properties.expiration().as_ref().and_then(|ms| ms.as_str().parse().ok());
+        let expires = expires.map(|ms| now() + Duration::from_millis(ms));
+        let deadline = match (deadline, expires) {
+            (Some(deadline), Some(expires)) => Some(expires.min(deadline)),
+            (deadline, expires) => deadline.or(expires),
+        };
+        Message::builder(kind, text(&mut self.operation, properties.kind()))
+            .body(Bytes::from(body))
+            .content_type(text(&mut self.content_type, properties.content_type()))
+            .id(id(properties.message_id()))
+            .correlation(id(properties.correlation_id()))
+            .reply_to(reply_to.map(|to| self.names.read_reply_to(to.as_str())))
+            .sender(text(&mut self.sender, properties.app_id()))
+            .sent_at(
+                properties.timestamp().map(|s| Timestamp::from_unix_ms(s.saturating_mul(1000))),
+            )
+            .deadline(deadline)
+            .durable(*properties.delivery_mode() == Some(2))
+            .attempt(attempt)
+            .hops(hops)
+            .error(error)
+            .headers(headers)
+            .build()
+    }
+}
+
+/// A property that was mostly the same in the message before.
+fn text(last: &mut Text, value: &Option<ShortString>) -> Text {
+    value.as_ref().map_or(Text::EMPTY, |value| shared(last, value.as_str()))
+}
+
+fn shared(last: &mut Text, value: &str) -> Text {
+    if last.as_str() != value {
+        *last = Text::from(value);
+    }
+    last.clone()
 }
 
 fn words(value: &AMQPValue) -> Option<&str> {
@@ -113,6 +141,16 @@ mod tests {
     use super::*;
     use crate::wire::{Expiry, NotEncodable, encode};
     use gear_api::{HeaderValue, ReplyTo};
+
+    fn decode(
+        properties: &BasicProperties,
+        body: Vec<u8>,
+        origin: Origin,
+        names: &Names,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Message {
+        Decoder::new(names).decode(properties, body, origin, now)
+    }
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
 

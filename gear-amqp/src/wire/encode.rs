@@ -20,7 +20,7 @@ pub(crate) enum NotEncodable {
 }
 
 /// The bytes of one property: a short string of AMQP 0-9-1 (section 4.2.5.3).
-fn short(what: &'static str, text: &str) -> Result<ShortString, NotEncodable> {
+fn short(what: &'static str, text: impl Into<String>) -> Result<ShortString, NotEncodable> {
     ShortString::try_new(text).map_err(|_| NotEncodable::TooLong(what))
 }
 
@@ -52,23 +52,23 @@ pub(crate) fn encode(
         BasicProperties::default().with_delivery_mode(if message.is_durable() { 2 } else { 1 });
     let set = |text: &Text| !text.is_empty();
     if set(message.operation()) {
-        properties = properties.with_type(short("the operation", message.operation())?);
+        properties = properties.with_type(short("the operation", message.operation().as_str())?);
     }
     if set(message.content_type()) {
-        let content_type = short("the content type", message.content_type())?;
+        let content_type = short("the content type", message.content_type().as_str())?;
         properties = properties.with_content_type(content_type);
     }
     if let Some(id) = message.id() {
-        properties = properties.with_message_id(short("the message id", &id.to_string())?);
+        properties = properties.with_message_id(short("the message id", id.to_string())?);
     }
     if let Some(id) = message.correlation() {
-        properties = properties.with_correlation_id(short("the correlation", &id.to_string())?);
+        properties = properties.with_correlation_id(short("the correlation", id.to_string())?);
     }
     if let Some(to) = message.reply_to() {
-        properties = properties.with_reply_to(short("reply_to", &names.reply_to(to))?);
+        properties = properties.with_reply_to(short("reply_to", names.reply_to(to))?);
     }
     if set(message.sender()) {
-        properties = properties.with_app_id(short("the sender", message.sender())?);
+        properties = properties.with_app_id(short("the sender", message.sender().as_str())?);
     }
     if let Some(at) = message.sent_at() {
         properties = properties.with_timestamp(at.unix_ms() / 1000);
@@ -83,7 +83,7 @@ pub(crate) fn encode(
         }
         // RabbitMQ takes less than 2^32 ms.
         let left = left.min(u32::MAX.into());
-        properties = properties.with_expiration(short("the expiration", &left.to_string())?);
+        properties = properties.with_expiration(short("the expiration", left.to_string())?);
     }
     Ok(properties.with_headers(headers(message)?))
 }

@@ -7,7 +7,7 @@ mod value;
 
 use gear_api::{ReplyTo, Text, topology};
 
-pub(crate) use decode::{Origin, decode};
+pub(crate) use decode::{Decoder, Origin};
 pub(crate) use encode::{Expiry, NotEncodable, encode};
 pub(crate) use size::header_frame;
 
@@ -32,9 +32,9 @@ impl Names {
         }
     }
 
-    /// The name without the system's prefix, of a queue that has it.
-    pub(crate) fn own_queue(&self, name: &str) -> Text {
-        name.strip_prefix(self.prefix.as_str()).unwrap_or(name).into()
+    /// The name without the system's prefix, of a queue or an exchange that has it.
+    pub(crate) fn own<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix(self.prefix.as_str()).unwrap_or(name)
     }
 
     /// The queue that a request names for its reply, as the caller's own program knows it: any
