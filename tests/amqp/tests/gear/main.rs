@@ -3,6 +3,7 @@
 
 mod cluster;
 mod consuming;
+mod cycles;
 mod example;
 mod foreign;
 mod handshake;

@@ -373,33 +373,3 @@ async fn closing_while_the_broker_is_away_takes_no_time() -> Test {
     assert!(queue.next().await.is_none());
     Ok(())
 }
-
-/// After many cycles nothing has piled up.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cycle_after_cycle_leaves_nothing_behind() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
-    let transport = system.connect().await;
-    let _queue = serve(&transport, &CTRL, 1).await;
-    let cycles = if std::env::var_os("GEAR_TEST_LONG").is_some() { 1_000 } else { 20 };
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    let (mut before, mut threads_before) = (0, 0);
-    for cycle in 0..=cycles {
-        if cycle == 3 {
-            (before, threads_before) = (tasks(), threads());
-        }
-        let accepted = proxy.accepted();
-        proxy.drop_connections();
-        eventually("both are back", || proxy.accepted() >= accepted + 2).await;
-        ready(&transport).await;
-    }
-    eventually("connections are where they were", || proxy.connections() == 2).await;
-    eventually("tasks are where they were", || tasks() <= before + 4).await;
-    eventually("threads are where they were", || threads() <= threads_before + 2).await;
-    Ok(())
-}
-
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
-}
