@@ -397,12 +397,12 @@ impl Consumers {
                 subscribed.rename();
                 tracing::warn!(%error, "the reply queue is out of reach; using a new one");
             }
-            Particular::Instance(instance) if options.recreate_instance_queue => {
-                let queue = instance.as_str();
-                if error.is_out_of_reach() || new().is_out_of_reach(queue).await {
-                    tracing::warn!(queue, %error, "declaring the queue again; its content is lost");
-                    let _ = new().delete(queue).await;
-                }
+            // Silence is no reason: the queue may be well, and the broker slow.
+            Particular::Instance(instance)
+                if options.recreate_instance_queue && error.is_out_of_reach() =>
+            {
+                tracing::warn!(%instance, %error, "declaring the queue again; its content is lost");
+                let _ = new().delete(instance.as_str()).await;
             }
             _ => {}
         }

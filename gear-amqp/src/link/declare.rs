@@ -54,9 +54,10 @@ pub(crate) const DELIVERY_LIMIT: u32 = 1_000_000;
 /// How long a queue of one start is waited for: it is made anew rather than waited for any longer.
 const OWN: Duration = Duration::from_secs(2);
 
-/// How long the broker may take to judge whether a queue can be reached. When its node had been
-/// killed, RabbitMQ 3.10 said so at once, 4.0 after 70 to 116 s, 4.3 after 91 to 122 s; asked by
-/// several at a time it takes longer.
+/// How long the queue of an instance is waited for: until the broker says whether it can be reached.
+/// When its node had been killed, RabbitMQ 3.10 said so at once, 4.0 after 70 to 116 s, 4.3 after 91
+/// to 122 s. Silence tells nothing, since a broker may be slow; and an answer that comes when nobody
+/// waits for it any more costs the connection, as lapin takes it for an error.
 const JUDGEMENT: Duration = Duration::from_secs(180);
 
 /// What is known of a queue that exists.
@@ -82,10 +83,12 @@ impl<'a> Declarer<'a> {
         matches!(tokio::time::timeout(OWN, look).await, Ok(Ok(())))
     }
 
-    /// Whether the broker says that the queue can not be reached. Its own silence says nothing: it
-    /// may be slow.
-    pub(crate) async fn is_out_of_reach(&mut self, name: &str) -> bool {
-        matches!(self.find_within(JUDGEMENT, name).await, Err(error) if error.is_out_of_reach())
+    fn patience(&self, owner: Owner) -> Duration {
+        match owner {
+            Owner::Many => ANSWER,
+            Owner::Instance => JUDGEMENT,
+            Owner::Start => self.own,
+        }
     }
 
     pub(crate) async fn done(self) {
@@ -191,7 +194,7 @@ impl<'a> Declarer<'a> {
     ) -> Result<Found, RpcError> {
         let named = !queue.name.is_empty();
         if named && self.mode != TopologyMode::Strict && owner != Owner::Start {
-            match self.find(&queue.name).await {
+            match self.find(&queue.name, owner).await {
                 Err(error) if error.is(code::NOT_FOUND) && !passive => {
                     // The node that has a classic queue may be down: declaring would not help.
                     if error.is_out_of_reach() {
@@ -208,23 +211,19 @@ impl<'a> Declarer<'a> {
                     && named =>
             {
                 tracing::warn!(queue = %queue.name, %error, "used as it is");
-                self.find(&queue.name).await
+                self.find(&queue.name, owner).await
             }
             declared => declared,
         }
     }
 
     /// A queue that exists; waits for no message of it.
-    pub(crate) async fn find(&mut self, name: &str) -> Result<Found, RpcError> {
-        self.find_within(ANSWER, name).await
-    }
-
-    async fn find_within(&mut self, limit: Duration, name: &str) -> Result<Found, RpcError> {
+    async fn find(&mut self, name: &str, owner: Owner) -> Result<Found, RpcError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let name = short(self.names.on_broker(name))?;
         let channel = self.scratch.channel().await?;
         let find = channel.queue_declare(name, options, FieldTable::default());
-        let queue = within(limit, "looking for a queue", find).await?;
+        let queue = within(self.patience(owner), "looking for a queue", find).await?;
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }
 
@@ -239,8 +238,7 @@ impl<'a> Declarer<'a> {
         let channel = self.scratch.channel().await?;
         let arguments = arguments(queue);
         let declare = channel.queue_declare(name, options, arguments);
-        let limit = if owner == Owner::Start { self.own } else { ANSWER };
-        let queue = within(limit, "declaring a queue", declare).await?;
+        let queue = within(self.patience(owner), "declaring a queue", declare).await?;
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }
 

@@ -280,15 +280,19 @@ async fn an_instance_queue_on_a_dead_node_is_declared_again_where_that_is_allowe
     let to = Address::from(&instance);
     let subscription = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
     // Its home is the first node.
-    let home = AmqpTransport::builder(&cluster.urls()[0])?.system(&system)?.connect().await?;
+    let at = |url: &str| {
+        Ok::<_, gear_amqp::AmqpError>(
+            AmqpTransport::builder(url)?.system(&system)?.queue_type(QueueType::Quorum),
+        )
+    };
+    let home = at(&cluster.urls()[0])?.connect().await?;
     drop(home.subscribe(subscription.clone()).await?);
     home.send(Route::Address(&to), cast("lost with its node")).await?;
     home.close().await;
     cluster.kill(1).await;
     let killed = Instant::now();
     for (is_allowed, url) in [(false, &cluster.urls()[1]), (true, &cluster.urls()[2])] {
-        let builder = AmqpTransport::builder(url)?.system(&system)?;
-        let transport = builder.recreate_instance_queue(is_allowed).connect().await?;
+        let transport = at(url)?.recreate_instance_queue(is_allowed).connect().await?;
         let subscribing = transport.subscribe(subscription.clone());
         // The broker takes its time to say that the queue can not be reached.
         let limit = Duration::from_secs(if is_allowed { 240 } else { 5 });
