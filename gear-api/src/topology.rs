@@ -230,22 +230,24 @@ pub fn tap(feed: Feed, pattern: &Pattern) -> Declaration {
     }
 }
 
-/// Whether a queue of this name is one of Gear's that no reply may come to: an instance's, an
-/// event group's, or one of what was set aside or is held back.
+/// Whether a queue of this name is one of Gear's that no reply may come to: an event group's, or
+/// one of what was set aside or is held back.
 ///
 /// The default exchange knows every queue, and whoever asks names the one for the answer: a
-/// backend checks this before it sends [`Route::Reply`](crate::Route::Reply) there.
+/// backend checks this before it sends [`Route::Reply`](crate::Route::Reply) there. The names of
+/// instances' queues are not among them: a foreign program may call its own so, and a node drops a
+/// reply that comes there.
 ///
 /// ```
 /// use gear_api::topology::is_for_no_reply;
 ///
-/// assert!(is_for_no_reply("CTRL.host1") && is_for_no_reply("CTRL:dead"));
-/// assert!(!is_for_no_reply("CTRL") && !is_for_no_reply("amq.gen-1x"));
+/// assert!(is_for_no_reply("CTRL:dead") && is_for_no_reply("gear:retry.1000"));
+/// assert!(!is_for_no_reply("CTRL") && !is_for_no_reply("their.replies"));
 /// ```
 #[must_use]
 pub fn is_for_no_reply(queue: &str) -> bool {
     match queue.split_once(':') {
-        None => queue.parse::<Instance>().is_ok(),
+        None => false,
         Some((service, "dead")) => service.parse::<Service>().is_ok(),
         Some(("gear", held_back)) => held_back.starts_with("retry."),
         Some(_) => queue.parse::<EventGroup>().is_ok(),

@@ -78,8 +78,29 @@ pub(crate) async fn within<T>(
     }
 }
 
+/// More than a connection can have: RabbitMQ allows 2,047 by default, lapin takes no more.
+const CHANNELS: usize = 2_048;
+
+/// Opens a channel.
+///
+/// lapin remembers why the broker closed a channel, and gives that as the answer when the next one
+/// of the same number is to be opened, 2,047 channels later (4.12): such a number can not be used
+/// again. When none is left the connection is closed, so that its supervisor opens another.
 pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, RpcError> {
-    within(ANSWER, "opening a channel", connection.create_channel()).await
+    for _ in 0..CHANNELS {
+        match tokio::time::timeout(ANSWER, connection.create_channel()).await {
+            Ok(Ok(channel)) => return Ok(channel),
+            // The broker itself refuses no channel that way.
+            Ok(Err(error)) if error.is_amqp_soft_error() => {}
+            Ok(Err(error)) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => break,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(RpcError::Silent { what: "opening a channel", limit: ANSWER }),
+        }
+    }
+    let text = "no channel number is left";
+    let close = connection.close(200, text.into());
+    let _ = within(ANSWER, "closing a connection", close).await;
+    Err(RpcError::Lost(text.into()))
 }
 
 pub(crate) async fn open_confirming(connection: &Connection) -> Result<Channel, RpcError> {

@@ -44,13 +44,13 @@ async fn a_reply_queue_that_nobody_comes_back_to_goes_after_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_foreign_queue_is_looked_for_at_the_default_exchange_and_is_no_instances() {
+async fn a_foreign_queue_is_looked_for_at_the_default_exchange_and_is_none_of_other_things() {
     let broker = MemoryBroker::builder().record(10).build();
     let web = connect(&broker);
     let nobody = ReplyTo::queue("some.queue/of:theirs");
     assert_eq!(reply(&*web, &nobody, "m").await, Err(PublishError::NotRouted));
     let _h1 = join(&*web, "CTRL.h1").await.unwrap();
-    let refused = reply(&*web, &ReplyTo::queue("CTRL.h1"), "m").await;
+    let refused = reply(&*web, &ReplyTo::queue("CTRL:dead"), "m").await;
     assert!(matches!(refused, Err(PublishError::NotSent(_))), "{refused:?}");
     assert_eq!(publications(&broker), [(String::new(), "some.queue/of:theirs".to_owned(), 0)]);
 }

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use gear_amqp::AmqpTransport;
-use gear_api::{Address, Client, Context, Fault, Node, Operation, Route, Transport};
+use gear_api::{
+    Address, Client, Context, EventGroup, Fault, Node, Operation, Route, Subscription, Transport,
+};
 use gear_test_amqp::{Broker, Vhost};
 
 use crate::{CTRL, PATIENCE, REPO, System, Test, cast, eventually, next, ready, serve};
@@ -31,6 +33,38 @@ async fn cycle_after_cycle_leaves_nothing_behind() -> Test {
     eventually("connections are where they were", || proxy.connections() == 2).await;
     eventually("tasks are where they were", || tasks() <= before + 4).await;
     eventually("threads are where they were", || threads() <= threads_before + 2).await;
+    Ok(())
+}
+
+/// A connection has 2,047 numbers for its channels, and those that the broker has closed can not
+/// be used again: as many as queues were looked for and not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_do_not_run_out_of_channels() -> Test {
+    const AT_ONCE: u32 = 16;
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    let tasks: Vec<_> = (0..AT_ONCE)
+        .map(|first| {
+            let transport = transport.clone();
+            tokio::spawn(async move {
+                for number in (first..2_400).step_by(AT_ONCE as usize) {
+                    let group = EventGroup::new(REPO, &format!("g{number}"))?;
+                    let patterns = vec!["a.b".parse()?];
+                    let events = Subscription::Events { group, patterns, prefetch: 1 };
+                    let mut consumer = transport.subscribe(events).await?;
+                    consumer.stop();
+                    while consumer.next().await.is_some() {}
+                }
+                Test::Ok(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
+    next(&mut queue).await.ack();
     Ok(())
 }
 
