@@ -6,9 +6,10 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
+    time::Duration,
 };
 
 use gear_api::{Message, Settle, Verdict};
@@ -16,7 +17,7 @@ use lapin::{
     Channel,
     options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::drops::Drops;
 use crate::publishing::gate::Gate;
@@ -126,16 +127,30 @@ pub(crate) struct Acks {
     channel: Channel,
     state: Mutex<Tags>,
     gate: Arc<Gate>,
+    /// The first ack is due.
     due: Notify,
+    /// So many are due that they are not to wait any longer,
+    full: Notify,
+    /// namely so many.
+    at_once: AtomicUsize,
 }
 
-/// So many acks are sent without waiting for a better moment.
+/// So many acks are sent without waiting for more.
 const AT_ONCE: usize = 64;
+/// How long the first waits for others to go with it: an ack by itself costs as much as the
+/// delivery did.
+const MOMENT: Duration = Duration::from_millis(5);
 
 impl Acks {
     pub(crate) fn start(channel: Channel, gate: Arc<Gate>) -> Arc<Self> {
-        let acks =
-            Arc::new(Self { channel, state: Mutex::new(Tags::new()), gate, due: Notify::new() });
+        let acks = Arc::new(Self {
+            channel,
+            state: Mutex::new(Tags::new()),
+            gate,
+            due: Notify::new(),
+            full: Notify::new(),
+            at_once: AtomicUsize::new(AT_ONCE),
+        });
         tokio::spawn(flush_when_due(Arc::downgrade(&acks)));
         acks
     }
@@ -146,6 +161,12 @@ impl Acks {
 
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// There is a consumer with this prefetch: with half of it acked and not told, the broker has
+    /// to know, lest it stops to deliver.
+    pub(crate) fn serve(&self, prefetch: u16) {
+        self.at_once.fetch_min(usize::from(prefetch / 2).max(1), Ordering::Relaxed);
     }
 
     /// A delivery that somebody will settle.
@@ -160,11 +181,21 @@ impl Acks {
 
     pub(crate) fn ack(&self, tag: u64) {
         let mut state = self.state();
-        let is_first = state.due.is_empty();
-        if state.settle(tag, Tag::Acked) && (is_first || state.due.len() == AT_ONCE) {
-            drop(state);
+        if !state.settle(tag, Tag::Acked) {
+            return;
+        }
+        let due = state.due.len();
+        drop(state);
+        if due == 1 {
             self.due.notify_one();
         }
+        if due == self.at_once.load(Ordering::Relaxed) {
+            self.full.notify_one();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.state().due.len() >= self.at_once.load(Ordering::Relaxed)
     }
 
     /// Tells the broker what is due. In order: `basic_ack` queues its frame when it is polled
@@ -208,19 +239,24 @@ fn once<T>(future: impl Future<Output = T>) {
     let _ = pin!(future).poll(&mut Context::from_waker(Waker::noop()));
 }
 
-/// Between the first ack and its frame lies the time that it takes to come to this task: what is
-/// acked meanwhile goes with it.
+/// Acks go together: those of a moment, or as many as the prefetch allows to wait.
 async fn flush_when_due(acks: Weak<Acks>) {
     loop {
         let Some(acks) = acks.upgrade() else { return };
         if !acks.channel.status().connected() {
             return;
         }
-        let wait = tokio::time::timeout(std::time::Duration::from_secs(1), acks.due.notified());
-        if wait.await.is_ok() {
-            acks.gate.passed().await;
-            acks.flush();
+        if timeout(Duration::from_secs(1), acks.due.notified()).await.is_err() {
+            continue;
         }
+        let moment = async {
+            while !acks.is_full() {
+                acks.full.notified().await;
+            }
+        };
+        let _ = timeout(MOMENT, moment).await;
+        acks.gate.passed().await;
+        acks.flush();
     }
 }
 

@@ -246,10 +246,21 @@ impl Consumers {
             }
         }
         if was_here && inbox.is_stopping() {
+            self.flush(&epoch).await;
             self.delete_replies([&subscribed], &epoch).await;
         }
         self.remove(&subscribed);
         drop(attended);
+    }
+
+    /// Tells the broker what was acked, without waiting for more.
+    async fn flush(&self, epoch: &Epoch) {
+        self.publisher.gate.passed().await;
+        for channel in &epoch.channels {
+            if let Some(acks) = &*channel.lock().await {
+                acks.flush();
+            }
+        }
     }
 
     /// Whoever answers from now on learns at once that nobody listens.
@@ -322,6 +333,7 @@ impl Consumers {
         if !no_ack {
             let qos = channel.basic_qos(subscribed.prefetch, BasicQosOptions::default());
             within(ANSWER, "setting the prefetch", qos).await?;
+            acks.serve(subscribed.prefetch);
         }
         let exclusive = matches!(subscribed.particular, Particular::Instance(_));
         let options = BasicConsumeOptions { no_ack, exclusive, ..BasicConsumeOptions::default() };
@@ -418,12 +430,7 @@ impl Consumers {
             (std::mem::take(&mut state.subscriptions), state.epoch.clone())
         };
         if let Some(epoch) = epoch.filter(|epoch| epoch.connection.status().connected()) {
-            self.publisher.gate.passed().await;
-            for channel in &epoch.channels {
-                if let Some(acks) = &*channel.lock().await {
-                    acks.flush();
-                }
-            }
+            self.flush(&epoch).await;
             self.delete_replies(&subscriptions, &epoch).await;
         }
         for subscribed in subscriptions {

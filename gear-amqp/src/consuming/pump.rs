@@ -83,7 +83,6 @@ impl Consumers {
                     acks.out(left.delivery_tag);
                     acks.give_back(left.delivery_tag, false);
                 }
-                acks.flush();
                 Pumped::Stopped
             }
         }
