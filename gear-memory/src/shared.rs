@@ -457,7 +457,11 @@ impl Shared {
     ) {
         self.with(|state, now| {
             let consumer = inbox.consumer();
-            // First: from now on nobody leaves settlements behind for the consumer to bring.
+            // First: what is settled below makes room for more.
+            if let Some(consumer) = consumer.filter(|_| !inbox.takes_replies()) {
+                state.model.cancel(consumer, now);
+            }
+            // From now on nobody leaves settlements behind for the consumer to bring.
             let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);
             if let Some(Settled { consumer, verdicts }) = inbox.take_settled() {
                 state.model.settle(consumer, verdicts, now);
@@ -468,7 +472,6 @@ impl Shared {
                     // Whoever answers now learns at once that nobody listens.
                     state.model.delete_queue_of(consumer, now);
                 }
-                state.model.cancel(consumer, now);
                 for (consumer, tags) in untaken.into_iter().chain([(consumer, arrived)]) {
                     let returned = tags.into_iter().map(|tag| (tag, Verdict::Requeue));
                     state.model.settle(consumer, returned, now);

@@ -50,7 +50,7 @@ impl Inbox {
             drop(state);
             return sink.deliver(item.delivery);
         }
-        if state.end.is_some() || self.is_stopping() {
+        if state.end.is_some() {
             drop(state);
             return item.delivery.requeue();
         }
@@ -70,6 +70,7 @@ impl Inbox {
     pub(crate) fn attend(&self, attended: bool) {
         self.state().attended = attended;
         if !attended && self.is_stopping() {
+            self.give_back();
             self.end(ConsumerEnd::Stopped);
         }
     }
@@ -85,7 +86,10 @@ impl Inbox {
         }
     }
 
-    fn give_back(&self) {
+    /// Gives back what nobody has taken, in its order. **Requires** that the broker sends no more:
+    /// it would send this again at once, behind what is on its way, and a quorum queue keeps what
+    /// comes back in the order in which it does.
+    pub(crate) fn give_back(&self) {
         let items = std::mem::take(&mut self.state().items);
         items.into_iter().for_each(|item| item.delivery.requeue());
     }
@@ -121,7 +125,10 @@ impl Source for InboxSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>> {
         if self.taken.is_empty() {
             let mut state = self.inbox.state();
-            std::mem::swap(&mut self.taken, &mut state.items);
+            // Once it is stopped, what is left goes back.
+            if !self.inbox.is_stopping() {
+                std::mem::swap(&mut self.taken, &mut state.items);
+            }
             if self.taken.is_empty() {
                 if let Some(end) = &state.end {
                     return Poll::Ready(Err(end.clone()));
@@ -139,11 +146,14 @@ impl Source for InboxSource {
 
     fn stop(&mut self) {
         if self.inbox.stopping.set(()).is_ok() {
-            self.taken.drain(..).for_each(|item| item.delivery.requeue());
-            self.inbox.give_back();
+            let mut state = self.inbox.state();
+            let later = std::mem::replace(&mut state.items, std::mem::take(&mut self.taken));
+            state.items.extend(later);
+            let attended = state.attended;
+            drop(state);
             self.inbox.stop.notify_one();
-            let attended = self.inbox.state().attended;
             if !attended {
+                self.inbox.give_back();
                 self.inbox.end(ConsumerEnd::Stopped);
             }
         }

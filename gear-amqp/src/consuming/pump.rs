@@ -77,6 +77,7 @@ impl Consumers {
                 let options = BasicCancelOptions::default();
                 let cancel = acks.channel().basic_cancel(consumer.tag(), options);
                 let _ = within(ANSWER, "cancelling a consumer", cancel).await;
+                subscribed.inbox.give_back();
                 while let Ok(Some(Ok(left))) =
                     timeout(Duration::from_secs(1), consumer.next()).await
                 {

@@ -78,6 +78,18 @@ async fn a_stopped_consumer_gives_back_in_order_what_nobody_took() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_consumer_gets_nothing_for_what_is_acked_when_it_stops() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 4).await;
+    send_all(&*web, "CTRL", &["1", "2", "3", "4", "5"]).await;
+    next(&mut ctrl).await.ack(); // by itself this would make room for the fifth
+    ctrl.stop();
+    assert_eq!(ready(&broker, "CTRL"), ["2", "3", "4", "5"]);
+    assert_eq!(broker.queue("CTRL").unwrap().unsettled, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_taken_from_a_consumer_stays_settleable_after_it_stopped() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);

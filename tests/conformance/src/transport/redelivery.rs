@@ -42,22 +42,30 @@ async fn what_a_lost_connection_held_comes_again(world: World) -> Test {
 }
 
 async fn what_a_stopped_consumer_had_not_given_out_goes_back(world: World) -> Test {
-    let (web, ctrl) = (world.connect().await?, world.connect().await?);
-    let mut first = serve(&*ctrl, 10).await?;
-    send_all(&*web, "CTRL", &["1", "2", "3", "4"]).await?;
-    next(&mut first).await.ack();
-    first.stop();
-    // What was here before may still be given out: it is not to be lost.
-    let mut back = Vec::new();
-    while let Some(delivery) = crate::world::within(first.next()).await {
-        back.push(delivery);
+    let web = world.connect().await?;
+    let sent: Vec<_> = (1..=40).map(|number| number.to_string()).collect();
+    let sent: Vec<_> = sent.iter().map(String::as_str).collect();
+    // With the less, an ack makes room for more; with the other, all are on their way.
+    for prefetch in [20, 100] {
+        let ctrl = world.connect().await?;
+        let mut first = serve(&*ctrl, prefetch).await?;
+        send_all(&*web, "CTRL", &sent).await?;
+        next(&mut first).await.ack();
+        first.stop();
+        // What was here before may still be given out: it is not to be lost.
+        let mut back = Vec::new();
+        while let Some(delivery) = crate::world::within(first.next()).await {
+            back.push(delivery);
+        }
+        back.into_iter().for_each(gear_api::Delivery::requeue);
+        world.quiet().await;
+        let other = world.connect().await?;
+        let mut second = serve(&*other, 10).await?;
+        let taken = take_all(&world, &mut second, sent.len() - 1).await;
+        let bodies: Vec<_> = taken.iter().map(|label| label.trim_end_matches('!')).collect();
+        assert_eq!(bodies, sent[1..]);
+        other.close().await;
     }
-    back.into_iter().for_each(gear_api::Delivery::requeue);
-    world.quiet().await;
-    let mut second = serve(&*world.connect().await?, 10).await?;
-    let taken = take_all(&world, &mut second, 3).await;
-    let bodies: Vec<_> = taken.iter().map(|label| label.trim_end_matches('!')).collect();
-    assert_eq!(bodies, ["2", "3", "4"]);
     Ok(())
 }
 
