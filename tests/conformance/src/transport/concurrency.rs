@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gear_api::{Consumer, PublishError, Transport};
+use gear_api::{Consumer, Delivery, PublishError, Transport};
+use tokio::sync::watch;
 
 use crate::{
     kit::*,
@@ -17,6 +18,7 @@ suite! { "concurrency";
     many_tasks_may_send_on_one_connection: "each keeps its order, none is lost",
     each_gets_the_answer_to_its_own_message(mandatory): "routed and not, from eight tasks at once",
     many_consumers_and_publishers_lose_nothing: "with every verdict, each is acked once",
+    consumers_may_come_and_go_meanwhile: "nothing stays with one that was stopped, each is acked once",
     many_may_subscribe_at_once: "on one connection, and all of them serve",
 }
 
@@ -128,6 +130,68 @@ async fn many_consumers_and_publishers_lose_nothing(world: World) -> Test {
     for ctrl in consuming {
         ctrl.close().await;
     }
+    let acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
+    let wrong: Vec<_> = acks.iter().filter(|(_, acks)| **acks != 1).collect();
+    assert!(acks.len() == 400 && wrong.is_empty(), "{} acked, {wrong:?}", acks.len());
+    Ok(())
+}
+
+/// Consumes a few, stops, and consumes again, until it is over; the last is acked after the stop.
+async fn come_and_go(
+    on: Arc<dyn Transport>,
+    prefetch: u16,
+    acks: Acks,
+    mut over: watch::Receiver<bool>,
+) -> Test {
+    let ack = |delivery: Delivery| {
+        let body = text(delivery.message());
+        *acks.lock().unwrap_or_else(PoisonError::into_inner).entry(body).or_default() += 1;
+        delivery.ack();
+    };
+    for turn in 1.. {
+        let mut consumer = serve(&*on, prefetch).await?;
+        let mut last = None;
+        for n in 0..turn % 9 {
+            last.take().into_iter().for_each(ack);
+            let next = tokio::select! {
+                next = consumer.next() => next,
+                _ = over.wait_for(|over| *over) => None,
+            };
+            let Some(delivery) = next else { return Ok(()) };
+            match n % 4 {
+                3 => delivery.requeue(),
+                _ => last = Some(delivery),
+            }
+        }
+        consumer.stop();
+        if turn % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        last.into_iter().for_each(ack);
+    }
+    Ok(())
+}
+
+async fn consumers_may_come_and_go_meanwhile(world: World) -> Test {
+    let (acks, over) = (Acks::default(), watch::Sender::new(false));
+    drop(serve(&*world.connect().await?, 1).await?); // the queue is there
+    let mut consuming = Vec::new();
+    for prefetch in [1, 4, 16, 64] {
+        let ctrl = world.connect().await?;
+        let come_and_go = come_and_go(ctrl, prefetch, Arc::clone(&acks), over.subscribe());
+        consuming.push(tokio::spawn(come_and_go));
+    }
+    let web = world.connect().await?;
+    for n in 0..400 {
+        send(&*web, "CTRL", &n.to_string()).await?;
+    }
+    let count = || acks.lock().unwrap_or_else(PoisonError::into_inner).len();
+    eventually(|| count() >= 400).await;
+    over.send_replace(true);
+    for task in consuming {
+        task.await??;
+    }
+    world.quiet().await;
     let acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
     let wrong: Vec<_> = acks.iter().filter(|(_, acks)| **acks != 1).collect();
     assert!(acks.len() == 400 && wrong.is_empty(), "{} acked, {wrong:?}", acks.len());
