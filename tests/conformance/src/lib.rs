@@ -63,6 +63,7 @@
 //! deadline that must pass is short. So a correct backend passes on a slow machine, too.
 
 mod backend;
+mod churn;
 mod cli;
 mod kit;
 mod node;

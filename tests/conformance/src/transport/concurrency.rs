@@ -1,14 +1,12 @@
 //! Many tasks on one connection, and many connections on one queue.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
-use gear_api::{Consumer, Delivery, PublishError, Transport};
+use gear_api::{Consumer, PublishError, Transport};
 use tokio::sync::watch;
 
 use crate::{
+    churn::{Account, come_and_go},
     kit::*,
     suite::{Test, suite},
     world::{World, eventually},
@@ -80,11 +78,8 @@ async fn each_gets_the_answer_to_its_own_message(world: World) -> Test {
     Ok(())
 }
 
-/// How often each message was acked.
-type Acks = Arc<Mutex<BTreeMap<String, u32>>>;
-
 /// Requeues some, drops some, acks the rest; those that come again are acked.
-async fn settle_all(mut consumer: Consumer, acks: Acks) {
+async fn settle_all(mut consumer: Consumer, account: Account) {
     let mut n = 0;
     while let Some(delivery) = consumer.next().await {
         n += 1;
@@ -93,9 +88,7 @@ async fn settle_all(mut consumer: Consumer, acks: Acks) {
         } else if !delivery.is_redelivered() && n % 7 == 0 {
             drop(delivery);
         } else {
-            let body = text(delivery.message());
-            *acks.lock().unwrap_or_else(PoisonError::into_inner).entry(body).or_default() += 1;
-            delivery.ack();
+            account.ack(delivery);
         }
         if n % 3 == 0 {
             tokio::task::yield_now().await;
@@ -104,11 +97,11 @@ async fn settle_all(mut consumer: Consumer, acks: Acks) {
 }
 
 async fn many_consumers_and_publishers_lose_nothing(world: World) -> Test {
-    let acks = Acks::default();
+    let account = Account::default();
     let mut consuming: Vec<Arc<dyn Transport>> = Vec::new();
     for prefetch in [1, 3, 16, 64] {
         let ctrl = world.connect().await?;
-        tokio::spawn(settle_all(serve(&*ctrl, prefetch).await?, Arc::clone(&acks)));
+        tokio::spawn(settle_all(serve(&*ctrl, prefetch).await?, account.clone()));
         consuming.push(ctrl);
     }
     let mut tasks = Vec::new();
@@ -124,77 +117,35 @@ async fn many_consumers_and_publishers_lose_nothing(world: World) -> Test {
     for task in tasks {
         task.await??;
     }
-    let count = || acks.lock().unwrap_or_else(PoisonError::into_inner).len();
-    eventually(|| count() >= 400).await;
+    eventually(|| account.len() >= 400).await;
     world.quiet().await;
     for ctrl in consuming {
         ctrl.close().await;
     }
-    let acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
-    let wrong: Vec<_> = acks.iter().filter(|(_, acks)| **acks != 1).collect();
-    assert!(acks.len() == 400 && wrong.is_empty(), "{} acked, {wrong:?}", acks.len());
-    Ok(())
-}
-
-/// Consumes a few, stops, and consumes again, until it is over; the last is acked after the stop.
-async fn come_and_go(
-    on: Arc<dyn Transport>,
-    prefetch: u16,
-    acks: Acks,
-    mut over: watch::Receiver<bool>,
-) -> Test {
-    let ack = |delivery: Delivery| {
-        let body = text(delivery.message());
-        *acks.lock().unwrap_or_else(PoisonError::into_inner).entry(body).or_default() += 1;
-        delivery.ack();
-    };
-    for turn in 1.. {
-        let mut consumer = serve(&*on, prefetch).await?;
-        let mut last = None;
-        for n in 0..turn % 9 {
-            last.take().into_iter().for_each(ack);
-            let next = tokio::select! {
-                next = consumer.next() => next,
-                _ = over.wait_for(|over| *over) => None,
-            };
-            let Some(delivery) = next else { return Ok(()) };
-            match n % 4 {
-                3 => delivery.requeue(),
-                _ => last = Some(delivery),
-            }
-        }
-        consumer.stop();
-        if turn % 2 == 0 {
-            tokio::task::yield_now().await;
-        }
-        last.into_iter().for_each(ack);
-    }
+    assert_eq!((account.len(), account.again()), (400, vec![]));
     Ok(())
 }
 
 async fn consumers_may_come_and_go_meanwhile(world: World) -> Test {
-    let (acks, over) = (Acks::default(), watch::Sender::new(false));
+    let (account, over) = (Account::default(), watch::Sender::new(false));
     drop(serve(&*world.connect().await?, 1).await?); // the queue is there
     let mut consuming = Vec::new();
     for prefetch in [1, 4, 16, 64] {
         let ctrl = world.connect().await?;
-        let come_and_go = come_and_go(ctrl, prefetch, Arc::clone(&acks), over.subscribe());
+        let come_and_go = come_and_go(ctrl, prefetch, account.clone(), over.subscribe());
         consuming.push(tokio::spawn(come_and_go));
     }
     let web = world.connect().await?;
     for n in 0..400 {
         send(&*web, "CTRL", &n.to_string()).await?;
     }
-    let count = || acks.lock().unwrap_or_else(PoisonError::into_inner).len();
-    eventually(|| count() >= 400).await;
+    eventually(|| account.len() >= 400).await;
     over.send_replace(true);
     for task in consuming {
         task.await??;
     }
     world.quiet().await;
-    let acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
-    let wrong: Vec<_> = acks.iter().filter(|(_, acks)| **acks != 1).collect();
-    assert!(acks.len() == 400 && wrong.is_empty(), "{} acked, {wrong:?}", acks.len());
+    assert_eq!((account.len(), account.again()), (400, vec![]));
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! A link that is cut and comes back.
 
+use std::sync::Arc;
+
 use gear_api::{Feed, PublishError, Status};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    churn::{Account, come_and_go},
     kit::*,
     suite::{Test, suite},
     world::{World, eventually, within},
@@ -25,6 +28,7 @@ suite! { "cuts";
     closing_meanwhile_ends_what_waits: "publishers and subscribers, with closed",
     a_stopped_consumer_does_not_come_back: "with its connection",
     replies_wait_for_who_asked: "its reply queue keeps its name",
+    nothing_is_lost_while_links_are_cut: "those of publishers, and of consumers that come and go",
 }
 
 async fn the_status_tells_of_it(world: World) -> Test {
@@ -251,5 +255,43 @@ async fn replies_wait_for_who_asked(world: World) -> Test {
     eventually(|| sink.replies().iter().any(|reply| text(reply) == "9")).await;
     assert!(sink.replies().iter().map(text).is_sorted(), "in their order, once each");
     assert_eq!(sink.at(), at);
+    Ok(())
+}
+
+async fn nothing_is_lost_while_links_are_cut(world: World) -> Test {
+    const EACH: usize = 100;
+    let (account, over) = (Account::default(), watch::Sender::new(false));
+    drop(serve(&*world.connect().await?, 1).await?); // the queue is there
+    let (mut links, mut consuming, mut publishing) = (Vec::new(), Vec::new(), Vec::new());
+    for prefetch in [1, 4, 64] {
+        let link = world.link().await?;
+        let on = Arc::clone(&link.transport);
+        consuming.push(tokio::spawn(come_and_go(on, prefetch, account.clone(), over.subscribe())));
+        links.push(link);
+    }
+    for publisher in 0..2 {
+        let link = world.link().await?;
+        let on = Arc::clone(&link.transport);
+        publishing.push(tokio::spawn(async move {
+            for n in 0..EACH {
+                send(&*on, "CTRL", &format!("{publisher}/{n}")).await?;
+                tokio::time::sleep(ms(5)).await;
+            }
+            Ok::<_, PublishError>(())
+        }));
+        links.push(link);
+    }
+    for link in &links {
+        world.cut(link, ms(50)).await?;
+        world.ready(&*link.transport).await?;
+    }
+    for publisher in publishing {
+        publisher.await??;
+    }
+    eventually(|| account.len() == 2 * EACH).await;
+    over.send_replace(true);
+    for consumer in consuming {
+        consumer.await??;
+    }
     Ok(())
 }
