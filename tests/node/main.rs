@@ -6,6 +6,7 @@ mod accounts;
 mod injected;
 mod panics;
 mod shutdown;
+mod simulation;
 mod time;
 
 use std::{
