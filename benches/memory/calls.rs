@@ -3,10 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gear::{Client, Context, Node, Operation, Raw, Service, memory::MemoryBroker};
+use gear::{
+    Client, Context, Delivery, Message, Node, Operation, Raw, Service, memory::MemoryBroker,
+};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{body, compare, rate};
+use crate::{
+    body, compare,
+    delivery::{Settled, delivery, message},
+    rate,
+};
 
 const ECHO: Service = Service::new("ECHO");
 const SAY: Operation<Bytes, Bytes, Raw> = Operation::new("say");
@@ -21,6 +27,7 @@ pub(crate) fn run() {
             ),
             &[
                 ("F2", &|| channel(calls, in_flight)),
+                ("F2 with messages that are built and settled", &|| settled(calls, in_flight)),
                 ("F (no task, no timeout)", &|| bare(calls, in_flight)),
                 ("Node, raw bytes", &|| node(calls, in_flight)),
             ],
@@ -43,6 +50,33 @@ fn channel(calls: usize, in_flight: usize) -> f64 {
             async move {
                 let (answer, receiver) = oneshot::channel();
                 sender.send((body(), answer)).await.expect("the server lives");
+                let waited = tokio::time::timeout(Duration::from_secs(30), receiver).await;
+                waited.expect("in time").expect("an answer");
+            }
+        })
+        .await;
+    })
+}
+
+/// F2, with a message there and one back.
+fn settled(calls: usize, in_flight: usize) -> f64 {
+    rate(calls, async move {
+        let settled = Arc::new(Settled::default());
+        let (sender, mut receiver) = mpsc::channel::<(Delivery, oneshot::Sender<Message>)>(1000);
+        tokio::spawn(async move {
+            while let Some((request, answer)) = receiver.recv().await {
+                tokio::spawn(async move {
+                    answer.send(message()).expect("the caller waits");
+                    request.ack();
+                });
+            }
+        });
+        callers(calls, in_flight, move || {
+            let (sender, settled) = (sender.clone(), Arc::clone(&settled));
+            async move {
+                let (answer, receiver) = oneshot::channel();
+                let request = delivery(message(), &settled);
+                assert!(sender.send((request, answer)).await.is_ok(), "the server lives");
                 let waited = tokio::time::timeout(Duration::from_secs(30), receiver).await;
                 waited.expect("in time").expect("an answer");
             }

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use gear::{Kind, Message, Route, Service, Subscription, Text, Transport, memory::MemoryBroker};
+use gear::{Delivery, Route, Service, Subscription, Transport, memory::MemoryBroker};
 use tokio::sync::mpsc;
 
-use crate::{body, compare, rate};
+use crate::{
+    body, compare,
+    delivery::{Settled, delivery, message},
+    rate,
+};
 
 const SUBSCRIBERS: usize = 100;
 const MESSAGES: usize = 10_000;
@@ -14,7 +18,11 @@ const SINK: Service = Service::new("SINK");
 pub(crate) fn run() {
     compare(
         "one to 100: F is a bounded channel of 1,000 for each",
-        &[("F", &channels), ("multicast through dyn Transport, acked", &multicast)],
+        &[
+            ("F", &channels),
+            ("F with copies that are settled", &settled_channels),
+            ("multicast through dyn Transport, acked", &multicast),
+        ],
     );
 }
 
@@ -45,6 +53,35 @@ fn channels() -> f64 {
     })
 }
 
+fn settled_channels() -> f64 {
+    rate(MESSAGES * SUBSCRIBERS, async {
+        let settled = Arc::new(Settled::default());
+        let mut senders = Vec::new();
+        let mut consumers = Vec::new();
+        for _ in 0..SUBSCRIBERS {
+            let (sender, mut receiver) = mpsc::channel(1000);
+            senders.push(sender);
+            consumers.push(tokio::spawn(async move {
+                while let Some(delivery) = receiver.recv().await {
+                    Delivery::ack(delivery);
+                }
+            }));
+        }
+        for _ in 0..MESSAGES {
+            let message = message();
+            for sender in &senders {
+                let delivery = delivery(message.clone(), &settled);
+                assert!(sender.send(delivery).await.is_ok(), "the receiver lives");
+            }
+        }
+        drop(senders);
+        for consumer in consumers {
+            consumer.await.expect("the consumer lives");
+        }
+        assert_eq!(settled.count(), MESSAGES * SUBSCRIBERS);
+    })
+}
+
 fn multicast() -> f64 {
     rate(MESSAGES * SUBSCRIBERS, async {
         let broker = MemoryBroker::new();
@@ -64,9 +101,7 @@ fn multicast() -> f64 {
         }
         let all = SINK.all();
         for _ in 0..MESSAGES {
-            let message =
-                Message::builder(Kind::Cast, Text::from_static("take")).body(body()).build();
-            publisher.send(Route::Address(&all), message).await.expect("somebody listens");
+            publisher.send(Route::Address(&all), message()).await.expect("somebody listens");
         }
         for consumer in consumers {
             consumer.await.expect("the consumer lives");

@@ -6,6 +6,7 @@
 //! its title, and with a second name only those contestants whose names have that.
 
 mod calls;
+mod delivery;
 mod fanout;
 mod one_way;
 mod routing;

@@ -2,23 +2,24 @@
 
 use std::sync::Arc;
 
-use gear::{
-    Address, Kind, Message, Operation, Raw, Route, Service, Subscription, Text, Transport,
-    memory::MemoryBroker,
-};
+use gear::{Address, Delivery, Route, Service, Subscription, Transport, memory::MemoryBroker};
 use tokio::sync::mpsc;
 
-use crate::{body, compare, rate};
+use crate::{
+    body, compare,
+    delivery::{Settled, delivery, message},
+    rate,
+};
 
 const MESSAGES: usize = 500_000;
 const SINK: Service = Service::new("SINK");
-const OPERATION: Operation<(), (), Raw> = Operation::new("take");
 
 pub(crate) fn run() {
     compare(
         "one-way: F is a bounded channel of 1,000",
         &[
             ("F", &channel),
+            ("F with messages that are built and settled", &settled_channel),
             ("dyn Transport, acked", &|| transport(true)),
             ("dyn Transport, one message cloned", &|| transport(false)),
         ],
@@ -43,6 +44,25 @@ fn channel() -> f64 {
     })
 }
 
+fn settled_channel() -> f64 {
+    rate(MESSAGES, async {
+        let settled = Arc::new(Settled::default());
+        let (sender, mut receiver) = mpsc::channel(1000);
+        let consumer = tokio::spawn(async move {
+            while let Some(delivery) = receiver.recv().await {
+                Delivery::ack(delivery);
+            }
+        });
+        for _ in 0..MESSAGES {
+            let delivery = delivery(message(), &settled);
+            assert!(sender.send(delivery).await.is_ok(), "the receiver lives");
+        }
+        drop(sender);
+        consumer.await.expect("the consumer lives");
+        assert_eq!(settled.count(), MESSAGES);
+    })
+}
+
 fn transport(build_each: bool) -> f64 {
     rate(MESSAGES, async move {
         let broker = MemoryBroker::new();
@@ -56,12 +76,9 @@ fn transport(build_each: bool) -> f64 {
             }
         });
         let to = Address::from(SINK);
-        let make = || {
-            Message::builder(Kind::Cast, Text::from_static(OPERATION.name())).body(body()).build()
-        };
-        let message = make();
+        let one = message();
         for _ in 0..MESSAGES {
-            let message = if build_each { make() } else { message.clone() };
+            let message = if build_each { message() } else { one.clone() };
             publisher.send(Route::Address(&to), message).await.expect("somebody listens");
         }
         consuming.await.expect("the consumer lives");

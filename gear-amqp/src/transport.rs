@@ -15,6 +15,7 @@ use crate::{
     consuming::inbox::InboxSource,
     consuming::subscribed::Subscribed,
     link::board::Board,
+    link::choice::Choice,
     link::supervisor::{self, Supervisor},
     publishing::Publisher,
     settings::Settings,
@@ -89,9 +90,9 @@ impl AmqpTransport {
         ));
         let (closing, _) = watch::channel(false);
         // Nodes that were all given the same list spread over it.
-        let start = {
+        let choice = {
             use std::hash::{BuildHasher, RandomState};
-            RandomState::new().hash_one(0u8) as usize
+            Arc::new(Choice::new(RandomState::new().hash_one(0u8) as usize))
         };
         let supervisor = |publisher: Option<_>, consumers: Option<_>| Supervisor {
             settings: Arc::clone(&settings),
@@ -99,16 +100,16 @@ impl AmqpTransport {
             publisher,
             consumers,
             closing: closing.subscribe(),
-            next: start,
+            choice: Arc::clone(&choice),
         };
         let (some_publisher, some_consumers) =
             (Some(Arc::clone(&publisher)), Some(Arc::clone(&consumers)));
-        let mut supervisors = if settings.options.single_connection {
+        let supervisors = if settings.options.single_connection {
             vec![supervisor(some_publisher, some_consumers)]
         } else {
             vec![supervisor(some_publisher, None), supervisor(None, some_consumers)]
         };
-        let links = supervisor::start(&mut supervisors).await?;
+        let links = supervisor::start(&supervisors).await?;
         tokio::spawn(Arc::clone(&publisher).keep_time());
         for (supervisor, link) in supervisors.into_iter().zip(links) {
             tokio::spawn(supervisor.run(link));

@@ -1,6 +1,7 @@
 //! The two channels that consume: every subscription is kept up for as long as it is wanted.
 
 pub(crate) mod acks;
+mod doubt;
 pub(crate) mod drops;
 pub(crate) mod inbox;
 mod ping;
@@ -8,7 +9,7 @@ mod pump;
 pub(crate) mod subscribed;
 
 use std::{
-    convert::Infallible,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -136,8 +137,8 @@ impl Consumers {
         subscribed.set_pending(None);
     }
 
-    /// Keeps all subscriptions up over `connection`; ends by being dropped.
-    pub(crate) async fn serve(self: &Arc<Self>, connection: &Arc<Connection>) -> Infallible {
+    /// Keeps all subscriptions up over `connection`, until that is of no use.
+    pub(crate) async fn serve(self: &Arc<Self>, connection: &Arc<Connection>) {
         let (added, mut new) = mpsc::unbounded_channel();
         let epoch = Arc::new(Epoch {
             connection: Arc::clone(connection),
@@ -157,8 +158,10 @@ impl Consumers {
             state.epoch = Some(Arc::clone(&epoch));
         }
         self.board.consuming(true);
+        let mut cut_off = pin!(self.cut_off(connection));
         loop {
             tokio::select! {
+                () = &mut cut_off => return,
                 Some(subscribed) = new.recv() => {
                     let (this, epoch) = (Arc::clone(self), Arc::clone(&epoch));
                     keepers.spawn(this.keep(subscribed, epoch));

@@ -157,6 +157,12 @@ impl Subscribed {
         self.state().first.is_some()
     }
 
+    /// Whether it is consumed now.
+    pub(crate) fn is_established(&self) -> bool {
+        let state = self.state();
+        state.first.is_none() && state.pending.is_none()
+    }
+
     pub(crate) fn set_pending(&self, pending: Option<Pending>) {
         let before = std::mem::replace(&mut self.state().pending, pending);
         drop(before); // not under the lock

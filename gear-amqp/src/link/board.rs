@@ -59,6 +59,11 @@ impl Board {
         self.change(|parts| parts.consuming = works);
     }
 
+    /// Whether the broker takes no messages for now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).blocked.is_some()
+    }
+
     pub(crate) fn blocked(&self, why: Option<Text>) {
         self.change(|parts| parts.blocked = why);
     }

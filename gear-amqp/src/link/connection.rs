@@ -23,15 +23,18 @@ pub(crate) struct Open {
     pub(crate) events: std::pin::Pin<Box<dyn Stream<Item = Event> + Send>>,
     /// `host:port`.
     pub(crate) broker: String,
+    /// The number that the choice was, when it was opened.
+    pub(crate) at: usize,
 }
 
 /// Connects to one broker, within `connect_timeout`.
 pub(crate) async fn open(
     settings: Arc<Settings>,
-    endpoint: Endpoint,
+    at: usize,
     purpose: &'static str,
 ) -> Result<Open, AmqpError> {
     let options = &settings.options;
+    let endpoint = options.endpoints[at % options.endpoints.len()].clone();
     let broker = endpoint.name();
     let limit = options.connect_timeout;
     let name = format!("{} {purpose}", options.name);
@@ -82,7 +85,7 @@ pub(crate) async fn open(
     outcome.send_replace(true);
     let events = Box::pin(connection.events_listener());
     let connection = Arc::new(connection);
-    Ok(Open { connection, events, broker })
+    Ok(Open { connection, events, broker, at })
 }
 
 /// lapin's thread goes on waiting for a silent peer when nobody waits for the connection any more,

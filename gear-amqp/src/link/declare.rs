@@ -219,11 +219,16 @@ impl<'a> Declarer<'a> {
 
     /// A queue that exists; waits for no message of it.
     async fn find(&mut self, name: &str, owner: Owner) -> Result<Found, RpcError> {
+        self.look(name, self.patience(owner)).await
+    }
+
+    /// A queue that exists, as the broker sees it, which is waited for so long.
+    pub(crate) async fn look(&mut self, name: &str, limit: Duration) -> Result<Found, RpcError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let name = short(self.names.on_broker(name))?;
         let channel = self.scratch.channel().await?;
         let find = channel.queue_declare(name, options, FieldTable::default());
-        let queue = within(self.patience(owner), "looking for a queue", find).await?;
+        let queue = within(limit, "looking for a queue", find).await?;
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }
 

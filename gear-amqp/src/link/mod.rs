@@ -1,6 +1,7 @@
 //! One connection to one broker, and what keeps it up.
 
 pub(crate) mod board;
+pub(crate) mod choice;
 pub(crate) mod connection;
 pub(crate) mod declare;
 pub(crate) mod pause;

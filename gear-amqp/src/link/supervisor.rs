@@ -14,6 +14,7 @@ use crate::{
     AmqpError,
     consuming::Consumers,
     link::board::Board,
+    link::choice::Choice,
     link::connection::{self, Open},
     link::declare::Declarer,
     link::pause::Pause,
@@ -30,29 +31,29 @@ pub(crate) struct Supervisor {
     pub(crate) consumers: Option<Arc<Consumers>>,
     /// True when the transport is closed.
     pub(crate) closing: watch::Receiver<bool>,
-    /// Which broker is tried next.
-    pub(crate) next: usize,
+    pub(crate) choice: Arc<Choice>,
 }
 
 /// Opens all connections of a node at one broker, and declares there what every node needs. Tries
 /// the brokers in turn, each once.
-pub(crate) async fn start(supervisors: &mut [Supervisor]) -> Result<Vec<Open>, AmqpError> {
+pub(crate) async fn start(supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
     let mut worst = Worst::default();
     let brokers = supervisors.first().map_or(0, |first| first.settings.options.endpoints.len());
     for _ in 0..brokers {
-        match start_at_next(supervisors).await {
+        let at = supervisors.first().map_or(0, |first| first.choice.at());
+        match start_at(at, supervisors).await {
             Ok(links) => return Ok(links),
             Err(error) => worst.add(error),
         }
-        supervisors.iter_mut().for_each(Supervisor::move_on);
+        supervisors.iter().for_each(|supervisor| supervisor.choice.move_on(at));
     }
     Err(worst.into())
 }
 
-async fn start_at_next(supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
+async fn start_at(at: usize, supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
     let mut links = Vec::new();
     for supervisor in supervisors {
-        links.push(supervisor.open_next().await?);
+        links.push(supervisor.open_at(at).await?);
     }
     let first =
         links.first().map(|link: &Open| (Arc::clone(&link.connection), link.broker.clone()));
@@ -96,26 +97,21 @@ impl Supervisor {
     }
 
     /// Tries the brokers in turn, each once.
-    async fn open(&mut self) -> Result<Open, AmqpError> {
+    async fn open(&self) -> Result<Open, AmqpError> {
         let mut worst = Worst::default();
         for _ in 0..self.settings.options.endpoints.len() {
-            match self.open_next().await {
+            let at = self.choice.at();
+            match self.open_at(at).await {
                 Ok(open) => return Ok(open),
                 Err(error) => worst.add(error),
             }
-            self.move_on();
+            self.choice.move_on(at);
         }
         Err(worst.into())
     }
 
-    async fn open_next(&self) -> Result<Open, AmqpError> {
-        let endpoints = &self.settings.options.endpoints;
-        let endpoint = endpoints[self.next % endpoints.len()].clone();
-        connection::open(Arc::clone(&self.settings), endpoint, self.purpose()).await
-    }
-
-    fn move_on(&mut self) {
-        self.next = self.next.wrapping_add(1);
+    async fn open_at(&self, at: usize) -> Result<Open, AmqpError> {
+        connection::open(Arc::clone(&self.settings), at, self.purpose()).await
     }
 
     /// What every node needs to exist.
@@ -128,7 +124,7 @@ impl Supervisor {
     }
 
     /// Serves `open`, and then connects again, and again.
-    pub(crate) async fn run(mut self, open: Open) {
+    pub(crate) async fn run(self, open: Open) {
         let mut closing = self.closing.clone();
         let mut open = Some(open);
         let mut is_declared = true;
@@ -143,7 +139,7 @@ impl Supervisor {
             };
             let since = Instant::now();
             let connection = Arc::clone(&link.connection);
-            let broker = link.broker.clone();
+            let (at, broker) = (link.at, link.broker.clone());
             let ended = {
                 let mut serving = pin!(self.serve(link, is_declared));
                 let told = async { drop(closing.wait_for(|closing| *closing).await) };
@@ -157,23 +153,24 @@ impl Supervisor {
                         return self.lost();
                     }
                     ended = &mut serving => ended,
+                    () = self.choice.given_up(at) => Ended::Stuck,
                 }
             };
             is_declared = false;
             self.lost();
             let has_worked = pause.worked(since.elapsed());
-            let elsewhere = match ended {
+            match ended {
                 Ended::Lost(why) => {
                     tracing::warn!(%broker, %why, purpose = self.purpose(), "connection lost");
-                    !has_worked
+                    if !has_worked {
+                        self.choice.move_on(at);
+                    }
                 }
                 Ended::Stuck => {
-                    tracing::warn!(%broker, "the broker confirms nothing; trying another");
-                    true
+                    let purpose = self.purpose();
+                    tracing::warn!(%broker, purpose, "the broker is of no use; trying another");
+                    self.choice.give_up(at);
                 }
-            };
-            if elsewhere {
-                self.move_on();
             }
             // It may be half open: nobody waits for its goodbye.
             tokio::spawn(async move { connection::close(&connection).await });
@@ -189,7 +186,7 @@ impl Supervisor {
         }
     }
 
-    async fn reconnect(&mut self, pause: &mut Pause) -> Open {
+    async fn reconnect(&self, pause: &mut Pause) -> Open {
         loop {
             sleep(pause.next()).await;
             match self.open().await {
@@ -222,6 +219,7 @@ impl Supervisor {
                 Some(consumers) => consumers.serve(&connection).await,
                 None => std::future::pending().await,
             }
+            Ended::Stuck
         };
         let watching = async {
             /// lapin does not always say that a connection is gone.
@@ -244,7 +242,7 @@ impl Supervisor {
         };
         tokio::select! {
             ended = publishing => ended,
-            never = consuming => match never {},
+            ended = consuming => ended,
             ended = watching => ended,
         }
     }
