@@ -10,7 +10,7 @@ pub(crate) mod subscribed;
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -30,7 +30,7 @@ use self::{
     acks::Acks,
     inbox::Inbox,
     pump::Pumped,
-    subscribed::{Particular, Subscribed},
+    subscribed::{Particular, Slot, Subscribed},
 };
 use crate::{
     link::{
@@ -60,10 +60,32 @@ struct State {
 /// One connection's life.
 struct Epoch {
     connection: Arc<Connection>,
-    /// By [`Slot`](crate::consuming::subscribed::Slot). Locked while a consumer is added: the prefetch that
-    /// is set last counts for the next one.
+    /// By [`Slot`]. Locked while a consumer is added: the prefetch that is set last counts for the
+    /// next one.
     channels: [tokio::sync::Mutex<Option<Arc<Acks>>>; 2],
+    /// Those that others took the place of, and that their other consumers still use.
+    retired: Mutex<Vec<Weak<Acks>>>,
     added: mpsc::UnboundedSender<Arc<Subscribed>>,
+}
+
+impl Epoch {
+    fn retired(&self) -> MutexGuard<'_, Vec<Weak<Acks>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A consumer of this channel has ended, mostly because its queue was deleted: whoever begins
+    /// to consume gets another channel. RabbitMQ knows deliveries by the name of their queue and
+    /// their number in it; what is settled late would settle a delivery of the queue that is
+    /// declared again under this name, if that came by the same channel.
+    async fn retire(&self, slot: Slot, acks: Arc<Acks>) {
+        let mut current = self.channels[slot as usize].lock().await;
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &acks)) {
+            *current = None;
+            let mut retired = self.retired();
+            retired.retain(|acks| acks.strong_count() > 0);
+            retired.push(Arc::downgrade(&acks));
+        }
+    }
 }
 
 /// Why there is no consumer.
@@ -143,6 +165,7 @@ impl Consumers {
         let epoch = Arc::new(Epoch {
             connection: Arc::clone(connection),
             channels: Default::default(),
+            retired: Mutex::default(),
             added,
         });
         let mut keepers = JoinSet::new();
@@ -207,6 +230,7 @@ impl Consumers {
                     subscribed.set_patient(false);
                     subscribed.set_pending(None);
                     subscribed.established(Ok(()));
+                    let acks = Arc::clone(&established.acks);
                     match self.pump(&subscribed, established).await {
                         Pumped::Stopped => break,
                         Pumped::Ended(why) => {
@@ -216,6 +240,7 @@ impl Consumers {
                             let queue = &subscribed.declaration().queue.name;
                             tracing::warn!(%queue, why, "the broker ended a consumer");
                             subscribed.set_pending(Some(self.board.pending()));
+                            epoch.retire(subscribed.slot, acks).await;
                         }
                     }
                     continue;
@@ -264,6 +289,7 @@ impl Consumers {
                 acks.flush();
             }
         }
+        epoch.retired().iter().filter_map(Weak::upgrade).for_each(|acks| acks.flush());
     }
 
     /// Whoever answers from now on learns at once that nobody listens.
