@@ -242,12 +242,15 @@ impl MemoryBroker {
         self.0.with(|state, _| state.model.set_policy(queues, policy));
     }
 
-    /// Deletes a queue with what is in it, as an operator might; its consumers end.
-    /// Returns whether there was one.
+    /// Deletes a queue with what is in it, as an operator might. Returns whether there was one.
+    ///
+    /// What was delivered and not settled goes, too. Those who consume it declare it again at
+    /// once, as with `gear-amqp`: their consumers go on.
     pub fn delete_queue(&self, name: &str) -> bool {
+        self.0.settle_all();
         self.0.with(|state, now| match state.model.queue(name) {
             Ok(id) => {
-                state.model.delete_queue(id, now);
+                self.0.delete_queue(state, id, now);
                 true
             }
             Err(_) => false,

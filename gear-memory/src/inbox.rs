@@ -15,8 +15,7 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 use gear_api::{
-    ConsumerEnd, Delivery, DeliverySink, Message, ReplySink, Settle, Settlement, Source, Text,
-    Verdict,
+    ConsumerEnd, Delivery, DeliverySink, Message, ReplySink, Settle, Settlement, Source, Verdict,
 };
 use slotmap::{Key, KeyData};
 
@@ -66,13 +65,15 @@ pub(crate) struct Settled {
     pub(crate) verdicts: Vec<(Tag, Verdict)>,
 }
 
-/// The time of one connection: deliveries of an earlier one can not be settled.
+/// The time of one of the broker's consumers: deliveries of an earlier one can not be settled.
 #[repr(align(128))]
 pub(crate) struct Lease {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     pub(crate) consumer: ConsumerId,
     over: AtomicBool,
+    /// What nobody has taken will come again.
+    undone: AtomicBool,
 }
 
 /// What is to be done once the broker is unlocked.
@@ -132,6 +133,7 @@ impl Inbox {
             inbox: Arc::clone(self),
             consumer,
             over: AtomicBool::new(false),
+            undone: AtomicBool::new(false),
         });
         let mut state = self.lock();
         state.lease = Some(Arc::clone(&lease));
@@ -150,10 +152,24 @@ impl Inbox {
         let mut state = self.lock();
         if let Some(lease) = state.lease.take() {
             lease.over.store(true, Ordering::Release);
+            lease.undone.store(true, Ordering::Release);
         }
         state.arrived.clear();
         drop(state);
         // `over` is set before this and read under this lock: nothing stale comes in later.
+        drop(self.take_settled());
+    }
+
+    /// The queue is gone, and with it whatever was not settled. What was delivered does not come
+    /// again: whoever takes it may still handle it, and settles nothing.
+    pub(crate) fn detach_from_deleted(&self) {
+        let mut state = self.lock();
+        if let Some(lease) = state.lease.take() {
+            lease.over.store(true, Ordering::Release);
+        }
+        // The next lease must not take these tags for its own.
+        state.arrived.iter_mut().for_each(|delivered| delivered.tag = None);
+        drop(state);
         drop(self.take_settled());
     }
 
@@ -207,10 +223,6 @@ impl Outlet for Arc<Inbox> {
         }
         state.arrived.push_back(delivered);
         state.waker.take().map(Wake::Task)
-    }
-
-    fn ended(&self, why: Text) -> Option<Wake> {
-        self.finish(ConsumerEnd::Broker(why)).1
     }
 }
 
@@ -270,7 +282,7 @@ impl InboxSource {
 
     fn take(&mut self) -> Option<Delivery> {
         let lease = self.lease.as_ref()?;
-        if lease.over.load(Ordering::Acquire) {
+        if lease.undone.load(Ordering::Acquire) {
             // Delivered by a connection that is gone: it will come again.
             self.batch.clear();
             self.lease = None;

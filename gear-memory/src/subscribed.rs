@@ -1,5 +1,5 @@
 //! From a subscription to the model: what is declared and consumed for it, now and after
-//! every reconnect.
+//! every reconnect, and when somebody deletes its queue.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use gear_api::{
 
 use crate::{
     inbox::Inbox,
-    model::{ConnectionId, Consume, Refusal},
+    model::{ConnectionId, Consume, QueueId, Refusal},
     now::Now,
     record::Event,
-    shared::{Link, Shared, State},
+    shared::{Connection, Link, Shared, State},
 };
 
-/// One subscription of a connection, as it is made again after a cut.
+/// One subscription of a connection, as it is made again after a cut or a deletion.
 #[derive(Clone)]
 pub(crate) struct Subscribed {
     pub(crate) inbox: Arc<Inbox>,
@@ -161,12 +161,39 @@ impl Shared {
         // What the broker has ended meanwhile is its owner's to subscribe again.
         connection.subscriptions.retain(|subscribed| !subscribed.inbox.has_ended());
         for subscribed in connection.subscriptions.clone() {
-            if let Err(refusal) = self.start(state, &subscribed, now) {
-                let (_, wake) =
-                    subscribed.inbox.finish(ConsumerEnd::Broker(refusal.to_string().into()));
-                state.model.wakes().extend(wake);
-            }
+            self.start_again(state, &subscribed, now);
         }
         state.model.note(now, || Event::Connection { number, up: true });
+    }
+
+    /// An operator deletes a queue: whoever consumes it declares it again, and goes on. Whose
+    /// connection is down does so when it is back.
+    pub(crate) fn delete_queue(self: &Arc<Self>, state: &mut State, id: QueueId, now: &Now) {
+        let consumers = state.model.delete_queue(id, now);
+        if consumers.is_empty() {
+            return;
+        }
+        let mut connections: Vec<&Connection> = state.connections.values().collect();
+        connections.sort_unstable_by_key(|connection| connection.number);
+        let all = connections.into_iter().flat_map(|connection| &connection.subscriptions);
+        let concerned: Vec<Subscribed> = all
+            .filter(|s| s.inbox.consumer().is_some_and(|consumer| consumers.contains(&consumer)))
+            .cloned()
+            .collect();
+        for subscribed in &concerned {
+            subscribed.inbox.detach_from_deleted();
+        }
+        for subscribed in &concerned {
+            self.start_again(state, subscribed, now);
+        }
+    }
+
+    /// Starts a subscription that there was; what the broker refuses now ends it.
+    fn start_again(self: &Arc<Self>, state: &mut State, subscribed: &Subscribed, now: &Now) {
+        if let Err(refusal) = self.start(state, subscribed, now) {
+            let end = ConsumerEnd::Broker(refusal.to_string().into());
+            let (_, wake) = subscribed.inbox.finish(end);
+            state.model.wakes().extend(wake);
+        }
     }
 }

@@ -149,6 +149,23 @@ async fn what_left_after_waiting_is_not_said_to_have_stayed() -> Test {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_whose_name_was_taken_during_a_cut_serves_when_it_is_free_again() -> Test {
+    let broker = broker();
+    let link = broker.connect();
+    let _node = Node::builder(link.clone(), CTRL.at("host1")?).on(WHO, who).start().await?;
+    link.cut_for(SECOND);
+    let other = node(&broker, &CTRL, "host1").start().await?;
+    tokio::time::sleep(SECOND * 5).await;
+    let client = client(&broker).await;
+    let asked = client.call(CTRL.at("host1")?, WHO, &()).await;
+    assert!(matches!(asked, Err(CallError::Remote(_))), "{asked:?}");
+    assert!(other.shutdown(SECOND).await.is_clean());
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(client.call(CTRL.at("host1")?, WHO, &()).await?, "CTRL.host1");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_to_a_group_that_one_of_them_refuses_goes_on() -> Test {
     let broker = broker();
     let _a = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;

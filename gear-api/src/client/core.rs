@@ -230,7 +230,7 @@ async fn keep(
             while consumer.next().await.is_some() {}
             match consumer.end() {
                 Some(ConsumerEnd::Broker(why)) => {
-                    tracing::warn!(%why, "the reply queue was lost; declaring it again");
+                    tracing::warn!(%why, "the broker ended the consumer of replies; declaring its queue again");
                     match transport.subscribe(replies.clone()).await {
                         Ok(again) => consumer = again,
                         Err(crate::SubscribeError::Closed) => break,

@@ -206,8 +206,9 @@ impl Dispatcher {
         false
     }
 
-    /// The broker ended the consumer, e.g. because somebody deleted the queue. Returns
-    /// whether there is one again: not if the node stops or the connection is closed.
+    /// The broker ended the consumer, e.g. because another node took the name while the connection
+    /// was down. Returns whether there is one again: not if the node stops or the connection is
+    /// closed.
     async fn subscribe_again(&mut self) -> bool {
         const PAUSE: Duration = Duration::from_secs(1);
         let Dispatch { core, role, queue, .. } = &*self.dispatch;

@@ -24,7 +24,8 @@ pub enum ConsumerEnd {
     /// The transport was closed.
     #[error("the connection was closed")]
     Closed,
-    /// The broker ended it for good.
+    /// The broker ended it for good: after a reconnect, or after its queue was deleted, it refused
+    /// to start it again, e.g. because another node has its name by now.
     #[error("the broker ended it: {0}")]
     Broker(Text),
 }
@@ -58,10 +59,11 @@ pub trait Source: Send {
     }
 }
 
-/// A stream of deliveries that survives reconnects.
+/// A stream of deliveries that survives reconnects, and the deletion of its queue.
 ///
 /// Dropping it is stopping it. Deliveries that were taken from it stay settleable after
-/// it ended, as long as the connection they came by lives.
+/// it ended, as long as the connection they came by lives. Those of a queue that was deleted
+/// settle nothing.
 pub struct Consumer {
     source: Box<dyn Source>,
     end: Option<ConsumerEnd>,

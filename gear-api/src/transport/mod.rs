@@ -118,7 +118,8 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     ///
     /// **Behaves**: on return the queue exists and its bindings are in place. The
     /// consumer survives reconnects until it is stopped, dropped, or the transport is
-    /// closed.
+    /// closed. It survives the deletion of its queue, too, which is declared again, as empty as
+    /// a new one.
     ///
     /// # Errors
     ///

@@ -61,9 +61,6 @@ pub(crate) trait Outlet {
     type Wake;
 
     fn deliver(&self, delivered: Delivered) -> Option<Self::Wake>;
-
-    /// The broker ended the consumer.
-    fn ended(&self, why: Text) -> Option<Self::Wake>;
 }
 
 /// Why the broker refuses to declare, bind or consume: the names of AMQP 0-9-1,
@@ -290,9 +287,9 @@ impl<O: Outlet> Model<O> {
         Ok(())
     }
 
-    /// Deletes a queue with what is in it, and ends its consumers.
-    pub(crate) fn delete_queue(&mut self, id: QueueId, now: &Now) {
-        let Some(mut queue) = self.queues.remove(id) else { return };
+    /// Deletes a queue with what is in it, and ends its consumers. Returns those that wanted more.
+    pub(crate) fn delete_queue(&mut self, id: QueueId, now: &Now) -> Vec<ConsumerId> {
+        let Some(mut queue) = self.queues.remove(id) else { return Vec::new() };
         self.activity += 1;
         self.routes.forget();
         self.queue_names.remove(&queue.spec.name);
@@ -303,18 +300,15 @@ impl<O: Outlet> Model<O> {
         self.bytes -= queue.entries().map(|entry| entry.charge).sum::<usize>();
         let (name, messages) = (&queue.spec.name, queue.len() + queue.unsettled);
         self.note(now, || Event::QueueDeleted { queue: name.clone(), messages });
-        let consumers: Vec<ConsumerId> =
+        let mut consumers: Vec<ConsumerId> =
             self.consumers.iter().filter(|(_, c)| c.queue == id).map(|(id, _)| id).collect();
-        for consumer in consumers {
-            let gone = self.consumers.remove(consumer);
-            let Some(gone) = gone else { continue };
+        consumers.retain(|&consumer| {
+            let Some(gone) = self.consumers.remove(consumer) else { return false };
             self.bytes -= gone.unsettled.values().map(|entry| entry.charge).sum::<usize>();
-            if !gone.cancelled {
-                let why = format!("the queue {} was deleted", queue.spec.name);
-                self.wakes.extend(gone.outlet.ended(why.into()));
-            }
             self.gone.push(gone.outlet);
-        }
+            !gone.cancelled
+        });
+        consumers
     }
 
     /// Deletes the queue of a consumer.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+mod deletions;
 mod faults;
 mod found;
 mod idle;

@@ -154,22 +154,6 @@ async fn a_consumer_that_waits_learns_of_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_queue_ends_its_consumer_for_good() {
-    let broker = MemoryBroker::new();
-    let web = connect(&broker);
-    let mut ctrl = serve(&*web, 10).await;
-    send(&*web, "CTRL", "m").await.unwrap();
-    let held = next(&mut ctrl).await;
-    assert!(broker.delete_queue("CTRL"));
-    assert!(!broker.delete_queue("CTRL"), "there is none any more");
-    assert!(soon(ctrl.next()).await.is_none());
-    assert!(matches!(ctrl.end(), Some(ConsumerEnd::Broker(why)) if why.contains("deleted")));
-    held.ack();
-    assert_eq!(broker.stored_bytes(), 0);
-    assert_eq!(send(&*web, "CTRL", "m").await, Err(PublishError::NotRouted));
-}
-
-#[tokio::test(start_paused = true)]
 async fn subscribing_while_the_connection_is_down_waits_until_it_is_back() {
     let broker = MemoryBroker::new();
     let (link, web) = link(&broker);
@@ -225,18 +209,6 @@ async fn the_queue_of_an_instance_waits_a_day_for_it_to_come_back() {
     tokio::time::sleep(ms(2)).await;
     assert!(broker.queue("CTRL.h1").is_none());
     assert_eq!(broker.stored_bytes(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_consumer_that_the_broker_ended_does_not_come_back_with_its_connection() {
-    let broker = MemoryBroker::new();
-    let (link, web) = link(&broker);
-    let mut ended = serve(&*web, 10).await;
-    broker.delete_queue("CTRL");
-    assert!(soon(ended.next()).await.is_none());
-    link.cut();
-    soon(broker.idle()).await;
-    assert!(broker.queue("CTRL").is_none(), "it is its owner's to subscribe again");
 }
 
 #[tokio::test(start_paused = true)]

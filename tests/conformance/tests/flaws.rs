@@ -64,6 +64,21 @@ fn without_a_flaw_everything_is_claimed_and_passes() {
     assert!(idle.is_empty(), "no flaw is caught by {idle:?}");
 }
 
+/// What a backend gives up, whoever stands on top of it takes up again.
+#[test]
+fn nodes_and_clients_go_on_where_a_deletion_ends_their_consumers() {
+    let flaw = FLAWS.iter().find(|flaw| flaw.name == "a deleted queue ends its consumers").unwrap();
+    for test in [
+        "node-faults::a_queue_that_is_deleted_is_declared_and_consumed_again",
+        "node-faults::a_reply_queue_that_is_deleted_is_replaced",
+        "node-faults::a_subscription_that_ended_does_not_come_back_as_a_ghost",
+    ] {
+        let report = run(Some(flaw), move |name| name == test);
+        let outcomes: Vec<_> = report.results.iter().map(|result| &result.outcome).collect();
+        assert!(matches!(outcomes[..], [Outcome::Passed]), "{test}: {outcomes:?}");
+    }
+}
+
 /// All tests on all flaws: how many catch each. Takes minutes.
 #[test]
 fn how_many_tests_catch_each_flaw() {

@@ -326,10 +326,21 @@ impl Model {
         });
     }
 
+    /// Who consumes it declares it again. Of several, it is open who is the first.
     fn delete(&mut self, name: &str) -> Option<()> {
-        let is_used = self.consumers.values().any(|c| c.queue == name && !c.stopped);
-        (!is_used).then_some(())?;
-        self.queues.remove(name).map(drop)
+        let mut users = self.consumers.values_mut().filter(|c| c.queue == name && !c.stopped);
+        let (user, others) = (users.next(), users.count());
+        (others == 0).then_some(())?;
+        let again = user.map(|consumer| {
+            consumer.stopped = true; // what it holds is of a queue that is gone
+            consumer.seat
+        });
+        self.queues.remove(name)?;
+        if let Some(seat) = again {
+            let join = self.nodes.get(seat.node)?.1.get(&seat)?.clone();
+            self.consume(seat, &join);
+        }
+        Some(())
     }
 
     /// Delivers what can be delivered, to one after the other.

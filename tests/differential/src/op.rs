@@ -144,7 +144,7 @@ pub enum Op {
         /// How.
         verdict: Verdict,
     },
-    /// An operator deletes a queue that nobody consumes.
+    /// An operator deletes a queue that nobody, or one alone, consumes.
     Delete(String),
     /// The broker restarts.
     Restart,

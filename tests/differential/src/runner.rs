@@ -158,7 +158,10 @@ impl<'a> Runner<'a> {
                 self.publish(to, *count, *manner, &effect).await?;
             }
             Op::Settle { seat, nth, verdict } => self.settle(*seat, *nth, *verdict)?,
-            Op::Delete(queue) => self.world.delete(queue).await?,
+            Op::Delete(queue) => {
+                self.world.delete(queue).await?;
+                self.compare_depth(queue).await?; // until who consumes it is back
+            }
             Op::Restart => {
                 self.world.restart().await?;
                 let members = self.members.keys().filter(|node| self.model.is_up(node));

@@ -42,7 +42,7 @@ const WAYS: &[Way] = &[
         let connection = broker.connect();
         broker.consume_as("q", Consume { no_ack: true, ..consume(connection) });
     }),
-    ("delete", |broker| broker.delete("q")),
+    ("delete", |broker| drop(broker.delete("q"))),
     ("delete while it is unsettled", |broker| {
         broker.consume("q", 0);
         broker.delete("q");

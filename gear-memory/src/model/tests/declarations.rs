@@ -196,24 +196,23 @@ fn a_queue_that_is_deleted_ends_its_consumers_and_leaves_no_binding() {
     broker.bound("other", &[]);
     let (mine, others) = (broker.consume("q", 1), broker.consume("other", 1));
     broker.send_all("q", &["unsettled", "ready"]);
-    broker.delete("q");
-    assert!(mine.end().is_some_and(|why| why.contains("deleted")));
-    assert_eq!(others.end(), None);
+    assert_eq!(broker.delete("q"), [mine.id]);
     assert_eq!(broker.publish("t", "a", "m").queues, 0);
     assert_eq!(broker.send("q", "m").queues, 0);
     assert_eq!(broker.bytes(), 0);
+    broker.send("other", "m");
+    assert_eq!(others.take(), ["m"]);
 }
 
 #[test]
-fn a_consumer_that_was_cancelled_is_not_told_of_the_end_of_its_queue() {
+fn a_consumer_that_was_cancelled_is_not_among_those_of_a_queue_that_is_deleted() {
     let mut broker = Broker::new();
     broker.queue(&queue("q"));
     let consumer = broker.consume("q", 0);
     broker.send("q", "m");
     let delivered = consumer.next();
     broker.cancel(&consumer);
-    broker.delete("q");
-    assert_eq!(consumer.end(), None);
+    assert_eq!(broker.delete("q"), []);
     broker.settle(&consumer, &delivered, Verdict::Requeue);
     assert_eq!(broker.bytes(), 0);
 }

@@ -35,7 +35,6 @@ struct Outbox(Rc<RefCell<Arrived>>);
 #[derive(Debug, Default)]
 struct Arrived {
     deliveries: VecDeque<Delivered>,
-    ended: Option<Text>,
 }
 
 impl Outlet for Outbox {
@@ -43,11 +42,6 @@ impl Outlet for Outbox {
 
     fn deliver(&self, delivered: Delivered) -> Option<()> {
         self.0.borrow_mut().deliveries.push_back(delivered);
-        None
-    }
-
-    fn ended(&self, why: Text) -> Option<()> {
-        self.0.borrow_mut().ended = Some(why);
         None
     }
 }
@@ -73,10 +67,6 @@ impl Mailbox {
     /// All that has arrived, each with `!` if it is marked as redelivered.
     fn take(&self) -> Vec<String> {
         std::iter::from_fn(|| self.try_next()).map(|delivered| delivered.label()).collect()
-    }
-
-    fn end(&self) -> Option<Text> {
-        self.outbox.0.borrow().ended.clone()
     }
 }
 
@@ -323,10 +313,11 @@ impl Broker {
     }
 
     #[track_caller]
-    fn delete(&mut self, queue: &str) {
+    fn delete(&mut self, queue: &str) -> Vec<ConsumerId> {
         let id = self.model.queue(queue).unwrap();
-        self.model.delete_queue(id, &Now::default());
+        let consumers = self.model.delete_queue(id, &Now::default());
         self.check();
+        consumers
     }
 
     fn policy(&mut self, queue: &'static str, policy: Policy) {

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gear_api::{ConsumerEnd, Delivery, DeliverySink, PublishError, SubscribeError};
+use gear_api::{
+    Consumer, ConsumerEnd, Delivery, DeliverySink, PublishError, SubscribeError, Transport,
+};
 
 use crate::{
     kit::*,
@@ -17,7 +19,9 @@ suite! { "consumers";
     a_stopped_consumer_ends_and_says_so: "and stopping twice does nothing",
     closing_ends_every_consumer: "those that wait learn of it, too",
     a_consumer_that_is_given_up_while_waiting_loses_nothing: "`next` may be dropped",
-    a_queue_that_is_deleted_ends_its_consumer_or_comes_back: "and it says that the broker did it",
+    a_queue_that_is_deleted_is_declared_and_consumed_again: "by the consumer that it had",
+    every_consumer_of_a_queue_that_is_deleted_comes_back: "those of other connections, too",
+    what_is_settled_late_settles_nothing_of_the_next_queue: "which has the name of the deleted one",
     subscribing_again_after_a_deletion_works: "the queue is there again",
     subscribing_on_a_closed_connection_is_refused: "at once",
     deliveries_may_go_straight_to_a_sink: "where a backend can, none is lost or doubled",
@@ -100,34 +104,75 @@ async fn a_consumer_that_is_given_up_while_waiting_loses_nothing(world: World) -
     Ok(())
 }
 
-async fn a_queue_that_is_deleted_ends_its_consumer_or_comes_back(world: World) -> Test {
+async fn a_queue_that_is_deleted_is_declared_and_consumed_again(world: World) -> Test {
     let web = world.connect().await?;
-    let mut ctrl = serve(&*web, 10).await?;
-    send(&*web, "CTRL", "m").await?;
-    let held = next(&mut ctrl).await;
-    world.delete_queue("CTRL").await?;
-    held.ack(); // of a queue that is gone: it settles nothing, and breaks nothing
-    // Until something arrives, or nothing can any more.
-    let after = within(async {
-        loop {
-            let sent = send(&*web, "CTRL", "after").await;
-            assert!(matches!(sent, Ok(()) | Err(PublishError::NotRouted)), "{sent:?}");
-            if let Ok(next) = tokio::time::timeout(ms(100), ctrl.next()).await {
-                return next;
-            }
-        }
-    });
-    match after.await {
-        Some(delivery) => {
-            assert_eq!(label(&delivery), "after");
+    let (mut ctrl, mut h1) = (serve(&*web, 10).await?, join(&*web, "CTRL.h1").await?);
+    for (queue, consumer) in [("CTRL", &mut ctrl), ("CTRL.h1", &mut h1)] {
+        send(&*web, queue, "m").await?;
+        let held = next(consumer).await;
+        world.delete_queue(queue).await?;
+        held.ack(); // of a queue that is gone: it settles nothing, and breaks nothing
+        let after = within(after_a_deletion(&*web, queue, consumer)).await;
+        assert_eq!(after.as_deref(), Some("after"), "{queue}: {:?}", consumer.end());
+    }
+    Ok(())
+}
+
+/// What comes to a consumer whose queue was deleted; none if it has ended.
+async fn after_a_deletion(
+    web: &dyn Transport,
+    queue: &str,
+    consumer: &mut Consumer,
+) -> Option<String> {
+    loop {
+        // In between nobody is there.
+        let sent = send(web, queue, "after").await;
+        assert!(matches!(sent, Ok(()) | Err(PublishError::NotRouted)), "{sent:?}");
+        if let Ok(next) = tokio::time::timeout(ms(100), consumer.next()).await {
+            let delivery = next?;
+            let label = label(&delivery);
             delivery.ack();
+            return Some(label);
         }
-        None => {
-            assert!(matches!(ctrl.end(), Some(ConsumerEnd::Broker(_))), "{:?}", ctrl.end());
-            if web.capabilities().mandatory {
-                assert_eq!(send(&*web, "CTRL", "m").await, Err(PublishError::NotRouted));
+    }
+}
+
+async fn what_is_settled_late_settles_nothing_of_the_next_queue(world: World) -> Test {
+    let (web, other) = (world.connect().await?, world.connect().await?);
+    let mut ctrl = serve(&*other, 10).await?;
+    send_all(&*web, "CTRL", &["1", "2", "3"]).await?;
+    let late = [next(&mut ctrl).await, next(&mut ctrl).await, next(&mut ctrl).await];
+    world.delete_queue("CTRL").await?;
+    let mut held = Vec::new();
+    for body in ["a", "b", "c"] {
+        within(async {
+            while send(&*web, "CTRL", body).await.is_err() {
+                tokio::time::sleep(ms(20)).await; // nobody is there yet
             }
-        }
+        })
+        .await;
+        held.push(next(&mut ctrl).await);
+    }
+    let [one, two, three] = late;
+    one.ack();
+    two.reject();
+    three.requeue();
+    // Brings along what was settled, and gives back what was not.
+    other.close().await;
+    drop(held);
+    let mut again = serve(&*web, 10).await?;
+    assert_eq!(take_all(&world, &mut again, 3).await, ["a!", "b!", "c!"]);
+    Ok(())
+}
+
+async fn every_consumer_of_a_queue_that_is_deleted_comes_back(world: World) -> Test {
+    let web = world.connect().await?;
+    let (one, two) = (world.connect().await?, world.connect().await?);
+    let mut consumers = [serve(&*one, 1).await?, serve(&*two, 1).await?];
+    world.delete_queue("CTRL").await?;
+    for consumer in &mut consumers {
+        let after = within(after_a_deletion(&*web, "CTRL", consumer)).await;
+        assert_eq!(after.as_deref(), Some("after"), "{:?}", consumer.end());
     }
     Ok(())
 }

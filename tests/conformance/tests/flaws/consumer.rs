@@ -155,11 +155,14 @@ impl Source for FlawedSource {
             Some(delivery) => Poll::Ready(Ok(self.shared.show(delivery))),
             None => {
                 let end = self.inner.end().cloned().unwrap_or(ConsumerEnd::Closed);
+                let deleted = matches!(end, ConsumerEnd::Closed);
                 match self.shared.flaw.does() {
-                    Some(Does::Ended(change)) => match change(end) {
-                        Some(end) => Poll::Ready(Err(end)),
-                        None => Poll::Pending,
-                    },
+                    Some(Does::Ended(change)) => Poll::Ready(Err(change(end))),
+                    Some(Does::More(More::DeletionIsTheEnd)) if deleted => {
+                        let why = Text::from_static("its queue was deleted");
+                        Poll::Ready(Err(ConsumerEnd::Broker(why)))
+                    }
+                    Some(Does::More(More::DeletionIsNotNoticed)) if deleted => Poll::Pending,
                     _ => Poll::Ready(Err(end)),
                 }
             }

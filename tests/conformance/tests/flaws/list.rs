@@ -32,8 +32,8 @@ pub(crate) enum Does {
     Answered(fn(Answer) -> Option<Answer>),
     /// In what is subscribed to.
     Subscribed(fn(Subscription) -> Subscription),
-    /// In why a consumer ends; none if it never learns of it.
-    Ended(fn(ConsumerEnd) -> Option<ConsumerEnd>),
+    /// In why a consumer ends.
+    Ended(fn(ConsumerEnd) -> ConsumerEnd),
     /// In what the status says.
     Says(fn(Status) -> Status),
     /// In what is promised.
@@ -69,6 +69,8 @@ pub(crate) enum More {
     RepliesToAllOfAName,
     NameTaken,
     CutIsTheEnd,
+    DeletionIsTheEnd,
+    DeletionIsNotNoticed,
     OutageRefuses,
     NotWithdrawn,
     OneSystem,
@@ -337,14 +339,17 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
         => "prefetch::zero_counts_as_one";
     "a name is given away twice": More(More::NameTaken)
         => "consumers::a_name_in_use_is_refused", "node-serving::a_name_in_use_is_refused";
-    "a deleted queue is not noticed": Ended(|end| match end {
-            ConsumerEnd::Broker(_) => None,
-            other => Some(other),
-        }) => "consumers::a_queue_that_is_deleted_ends_its_consumer_or_comes_back",
-              "node-faults::a_queue_that_is_deleted_is_declared_and_consumed_again";
+    "a deleted queue is not noticed": More(More::DeletionIsNotNoticed)
+        => "consumers::a_queue_that_is_deleted_is_declared_and_consumed_again",
+           "consumers::every_consumer_of_a_queue_that_is_deleted_comes_back",
+           "node-faults::a_queue_that_is_deleted_is_declared_and_consumed_again",
+           "node-faults::a_reply_queue_that_is_deleted_is_replaced";
+    "a deleted queue ends its consumers": More(More::DeletionIsTheEnd)
+        => "consumers::a_queue_that_is_deleted_is_declared_and_consumed_again",
+           "consumers::every_consumer_of_a_queue_that_is_deleted_comes_back";
     "a stop ends as if closed": Ended(|end| match end {
-            ConsumerEnd::Stopped => Some(ConsumerEnd::Closed),
-            other => Some(other),
+            ConsumerEnd::Stopped => ConsumerEnd::Closed,
+            other => other,
         }) => "consumers::a_stopped_consumer_ends_and_says_so";
     "taps are there and not promised": Promised(|all| all.taps = false)
         => "taps::a_tap_sees_copies_and_never_competes";

@@ -75,6 +75,8 @@ struct Known {
     asked: Mutex<Vec<(Instance, Arc<FlawedSink>)>>,
     served: Mutex<Vec<Service>>,
     patterns: Mutex<Vec<(EventGroup, Vec<Pattern>)>>,
+    /// The connections that consume a queue, each for one consumer, where a deletion ends them.
+    consuming: Mutex<Vec<(String, MemoryTransport)>>,
 }
 
 struct FlawedSystem {
@@ -90,6 +92,7 @@ impl System for FlawedSystem {
         let transport: Arc<dyn Transport> = Arc::new(FlawedTransport {
             flaw: self.flaw,
             inner: inner.clone(),
+            broker: self.broker.0.clone(),
             known: Arc::clone(&self.known),
             closed: AtomicBool::new(false),
             sent: AtomicUsize::new(0),
@@ -111,7 +114,16 @@ impl System for FlawedSystem {
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<(), BoxError> {
-        self.broker.delete_queue(queue).await
+        let consuming = std::mem::take(&mut *self.known.consuming.lock().unwrap());
+        let (gone, rest): (Vec<_>, Vec<_>) = consuming.into_iter().partition(|(of, _)| of == queue);
+        *self.known.consuming.lock().unwrap() = rest;
+        for (_, connection) in &gone {
+            connection.close().await;
+        }
+        match self.broker.0.queue(queue) {
+            None if !gone.is_empty() => Ok(()), // one for replies goes with its connection
+            _ => self.broker.delete_queue(queue).await,
+        }
     }
 
     async fn limit_queue(&self, queue: &str, messages: u32, when: Full) -> Result<(), BoxError> {
@@ -142,6 +154,7 @@ impl Link for End {
 struct FlawedTransport {
     flaw: Flawed,
     inner: MemoryTransport,
+    broker: MemoryBroker,
     known: Arc<Known>,
     closed: AtomicBool,
     sent: AtomicUsize,
@@ -202,6 +215,13 @@ impl FlawedTransport {
             }
             _ => None,
         }
+    }
+
+    /// The connection that consumes instead, where a deletion ends a consumer.
+    fn connection_of_its_own(&self) -> Option<MemoryTransport> {
+        let more = self.flaw.more()?;
+        matches!(more, More::DeletionIsTheEnd | More::DeletionIsNotNoticed)
+            .then(|| self.broker.connect())
     }
 
     /// How it is sent instead, if the flaw is in that.
@@ -334,6 +354,7 @@ impl Transport for FlawedTransport {
             Some(Does::Subscribed(change)) => change(subscription),
             _ => subscription,
         };
+        let mut replies = None;
         if let Subscription::Replies { instance, sink } = &mut subscription {
             let flawed = Arc::new(FlawedSink {
                 flaw: self.flaw,
@@ -343,6 +364,7 @@ impl Transport for FlawedTransport {
                 known: Arc::clone(&self.known),
             });
             self.known.asked.lock().unwrap().push((instance.clone(), Arc::clone(&flawed)));
+            replies = Some(Arc::clone(&flawed));
             *sink = flawed;
         }
         if let (Some(More::OverlapsTwice), Subscription::Events { group, patterns, .. }) =
@@ -359,13 +381,22 @@ impl Transport for FlawedTransport {
                 false => served.push(service.clone()),
             }
         }
-        let consumer = match self.inner.subscribe(subscription).await {
+        let of_its_own = self.connection_of_its_own();
+        let inner = of_its_own.as_ref().unwrap_or(&self.inner);
+        let mut queue = match &subscription {
+            Subscription::Service { service, .. } => Some(service.to_string()),
+            Subscription::Instance { instance, .. } => Some(instance.to_string()),
+            _ => None,
+        };
+        let consumer = match inner.subscribe(subscription).await {
             Err(SubscribeError::NameInUse(_)) if self.flaw.is(More::NameTaken) => {
                 let service = Service::new("NOTHING");
                 self.inner.subscribe(Subscription::Service { service, prefetch: 1 }).await?
             }
             other => other?,
         };
+        queue = queue.or_else(|| Some(replies?.at()?.to_string()));
+        self.known.consuming.lock().unwrap().extend(queue.zip(of_its_own));
         Ok(Consumer::new(FlawedSource::new(self.flaw, consumer, self.inner.clone())))
     }
 
