@@ -12,7 +12,9 @@ pub enum BrokerFault {
     Refuse,
     /// The broker stores it, but the answer is lost: the publisher gets
     /// [`PublishError::Unknown`](gear_api::PublishError::Unknown) at the message's
-    /// deadline, or after 30 s.
+    /// deadline, or after 30 s, or at once if the connection is closed. If it is cut, the message
+    /// is sent again when it is back, as with RabbitMQ: so it may be there twice, and this time its
+    /// publisher gets an answer.
     LoseConfirm,
     /// The broker confirms it and loses it.
     LoseMessage,

@@ -65,6 +65,7 @@ mod shared;
 mod subscribed;
 mod ticker;
 mod transport;
+mod waiting;
 mod wake;
 
 pub use broker::{MemoryBroker, MemoryBrokerBuilder, QueueInfo};

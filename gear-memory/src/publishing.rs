@@ -14,7 +14,8 @@ use crate::{
     model::{ConnectionId, ExchangeId, Refusal},
     now::Now,
     record::Event,
-    shared::{Shared, State, Waiting},
+    shared::{Shared, State},
+    waiting::{Asker, HandedOver, Waiting},
 };
 
 /// Where a message goes, in terms of the model.
@@ -37,7 +38,6 @@ impl Target {
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const NOT_FOR_REPLIES: Text =
     Text::from_static("its caller names a queue of a system that is not for replies");
-const LOST_CONFIRM: Text = Text::from_static("its confirm was lost");
 
 impl Shared {
     pub(crate) fn target(
@@ -97,32 +97,26 @@ impl Shared {
         }
     }
 
-    /// Hands a message over, with the fault that hits it.
-    pub(crate) fn hand_over(
-        &self,
-        state: &mut State,
-        target: Target,
-        message: Message,
-        answer: oneshot::Sender<Result<(), PublishError>>,
-        now: &Now,
-    ) {
+    /// Hands a message over, with the fault that hits it. `number` is its place in the order of
+    /// sending.
+    pub(crate) fn hand_over(&self, state: &mut State, number: u64, sent: HandedOver, now: &Now) {
+        let HandedOver { target, message, .. } = &sent;
         let fault = state.faults.next(&target.key);
         if let Some(fault) = fault {
-            state.model.note(now, || Event::fault(fault, target.key.clone(), &message));
+            state.model.note(now, || Event::fault(fault, target.key.clone(), message));
         }
         let told = match fault {
-            None => self.route(state, &target, message, now),
+            None => self.route(state, target, message.clone(), now),
             Some(BrokerFault::Refuse) => {
                 Err(PublishError::Refused(Text::from_static("a fault was injected")))
             }
             Some(BrokerFault::LoseConfirm) => {
-                let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
-                let _ = self.route(state, &target, message, now);
-                return lose_confirm(state, answer, deadline, now);
+                let _ = self.route(state, target, message.clone(), now);
+                return lose_confirm(state, number, sent, now);
             }
             Some(BrokerFault::Duplicate) => {
-                let _ = self.route(state, &target, message.clone(), now);
-                self.route(state, &target, message, now)
+                let _ = self.route(state, target, message.clone(), now);
+                self.route(state, target, message.clone(), now)
             }
             Some(fault) => {
                 let mut queues = Vec::new();
@@ -133,14 +127,14 @@ impl Shared {
                     if let BrokerFault::Delay(delay) = fault {
                         let number = state.number();
                         state.model.activity += 1;
-                        state.held.insert((now.after(delay), number), (target, message));
+                        let held = (target.clone(), message.clone());
+                        state.held.insert((now.after(delay), number), held);
                     }
                     Ok(())
                 }
             }
         };
-        // A publisher that does not want to know is fine.
-        let _ = answer.send(told);
+        sent.answer(told);
     }
 
     /// Sends where something is in the way: a cut link, an alarm, a fault.
@@ -157,10 +151,11 @@ impl Shared {
         self.with(|state, _| {
             // Those that were withdrawn go when there are many.
             if state.waiting.len() >= 64 && state.waiting.len().is_power_of_two() {
-                state.waiting.retain(|_, waiting| !waiting.hand_over.is_closed());
+                state.waiting.retain(|_, waiting| !waiting.is_withdrawn());
             }
             let number = state.number();
-            let waiting = Waiting { connection, target, message, deadline, hand_over };
+            let asker = Asker::Waiting(hand_over);
+            let waiting = Waiting { connection, target, message, deadline, asker };
             state.waiting.insert(number, waiting);
         });
         // `with` has handed it over already if it could.
@@ -190,26 +185,8 @@ fn declare_delay(
 }
 
 /// A confirm that never comes: the publisher gives up at the deadline, or after a while.
-fn lose_confirm(
-    state: &mut State,
-    answer: oneshot::Sender<Result<(), PublishError>>,
-    deadline: Option<Instant>,
-    now: &Now,
-) {
+fn lose_confirm(state: &mut State, number: u64, sent: HandedOver, now: &Now) {
     let limit = now.after(CONFIRM_TIMEOUT);
-    let until = deadline.map_or(limit, |deadline| deadline.min(limit));
-    let number = state.number();
-    state.unconfirmed.insert((until, number), answer);
-}
-
-impl State {
-    /// Tells publishers whose time is over that nobody knows.
-    pub(crate) fn give_up_confirms(&mut self, now: &Now) {
-        while let Some(first) = self.unconfirmed.first_entry()
-            && first.key().0 <= now.get()
-        {
-            let _ = first.remove().send(Err(PublishError::Unknown(LOST_CONFIRM)));
-            self.model.activity += 1;
-        }
-    }
+    let until = sent.deadline.map_or(limit, |deadline| deadline.min(limit));
+    state.unconfirmed.insert((until, number), sent);
 }

@@ -11,12 +11,12 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 use gear_api::{
-    Clock, ConsumerEnd, HandOver, Message, PublishError, Status, Text, Verdict,
+    Clock, ConsumerEnd, Message, Status, Text, Verdict,
     topology::{self, QueueType},
 };
 use slotmap::SlotMap;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, watch},
     time::Instant,
 };
 
@@ -28,6 +28,7 @@ use crate::{
     publishing::Target,
     record::Event,
     subscribed::Subscribed,
+    waiting::{HandedOver, Waiting},
     wake,
 };
 
@@ -139,8 +140,9 @@ pub(crate) struct State {
     pub(crate) waiting: BTreeMap<u64, Waiting>,
     /// Messages that a fault holds back, by time.
     pub(crate) held: BTreeMap<(Instant, u64), (Target, Message)>,
-    /// Publishers whose confirm a fault has lost, by the time when they give up.
-    pub(crate) unconfirmed: BTreeMap<(Instant, u64), oneshot::Sender<Result<(), PublishError>>>,
+    /// Messages whose confirm a fault has lost, by the time when their publishers give up, and in
+    /// the order of sending.
+    pub(crate) unconfirmed: BTreeMap<(Instant, u64), HandedOver>,
     numbers: u64,
     /// What the idle waiters were last told of [`Model::activity`].
     told: u64,
@@ -164,17 +166,6 @@ pub(crate) enum Link {
     Down(Instant),
 }
 
-/// A message that could not be handed over yet.
-pub(crate) struct Waiting {
-    pub(crate) connection: ConnectionId,
-    pub(crate) target: Target,
-    pub(crate) message: Message,
-    /// When it is of no use any more.
-    pub(crate) deadline: Option<Instant>,
-    /// Fails if its publisher has withdrawn it.
-    pub(crate) hand_over: oneshot::Sender<HandOver>,
-}
-
 impl State {
     pub(crate) fn number(&mut self) -> u64 {
         self.numbers += 1;
@@ -188,13 +179,6 @@ impl State {
         }
         (self.model.bytes() > shared.watermark)
             .then_some(const { Text::from_static("the memory watermark is exceeded") })
-    }
-
-    /// Takes out the messages that wait and that `wanted` wants.
-    pub(crate) fn take_waiting(&mut self, wanted: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
-        let chosen = self.waiting.iter().filter(|(_, waiting)| wanted(waiting));
-        let numbers: Vec<u64> = chosen.map(|(number, _)| *number).collect();
-        numbers.into_iter().filter_map(|number| self.waiting.remove(&number)).collect()
     }
 
     /// Whether messages go straight to the model.
@@ -223,6 +207,7 @@ impl State {
             self.model.activity += 1;
             self.model.note(now, || Event::Connection { number, up: false });
         }
+        self.send_again(cut);
         self.model.drop_connections(cut, now);
     }
 }
@@ -365,49 +350,6 @@ impl Shared {
             let now = Now::default();
             self.settlements.take_in(&mut state, &now);
             self.finish(state, &now);
-        }
-    }
-
-    /// Hands over, in their order, the messages that waited and need not any more.
-    fn release_waiting(&self, state: &mut State, now: &Now) {
-        if state.waiting.is_empty() {
-            return;
-        }
-        let mut next = 0;
-        while state.blocked(self).is_none()
-            && let Some((&number, waiting)) = state.waiting.range(next..).next()
-        {
-            next = number + 1;
-            let link = state.connections.get(waiting.connection).map(|c| c.link);
-            if matches!(link, Some(Link::Down(_))) {
-                continue;
-            }
-            let Some(Waiting { target, message, hand_over, .. }) = state.waiting.remove(&number)
-            else {
-                continue;
-            };
-            state.model.activity += 1;
-            let (sender, receiver) = oneshot::channel();
-            let handed_over = match link {
-                None => hand_over.send(Err(PublishError::Closed)).is_err(),
-                Some(_) => hand_over.send(Ok(receiver)).is_ok(),
-            };
-            if handed_over && link.is_some() {
-                self.hand_over(state, target, message, sender, now);
-            }
-        }
-    }
-
-    /// Ends the wait of messages whose deadline has passed.
-    pub(crate) fn expire_waiting(&self, state: &mut State, now: &Now) {
-        if state.waiting.is_empty() {
-            return;
-        }
-        let due = |waiting: &Waiting| waiting.deadline.is_some_and(|at| at <= now.get());
-        for waiting in state.take_waiting(due) {
-            let why = Text::from_static("the broker took no messages until its deadline");
-            let _ = waiting.hand_over.send(Err(PublishError::NotSent(why)));
-            state.model.activity += 1;
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::shared::{Link, Shared, State, Waiting};
+use crate::{
+    shared::{Link, Shared, State},
+    waiting::{Asker, HandedOver, Waiting},
+};
 
 impl State {
     /// The first of what needs no looking for.
@@ -31,9 +34,9 @@ impl State {
 
     /// Whether anything will happen by itself, as far as the broker knows.
     fn is_busy(&self) -> bool {
-        self.waiting.values().any(|waiting| !waiting.hand_over.is_closed())
+        self.waiting.values().any(|waiting| !waiting.is_withdrawn())
             || !self.held.is_empty()
-            || self.unconfirmed.values().any(|publisher| !publisher.is_closed())
+            || self.unconfirmed.values().any(HandedOver::is_waited_for)
             || self.connections.values().any(|connection| {
                 matches!(connection.link, Link::Down(_))
                     || connection.subscriptions.iter().any(|s| !s.is_tap() && s.inbox.has_arrived())
@@ -101,15 +104,21 @@ impl Shared {
     /// whoever is idle has to look.
     fn poll_withdrawn(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         let (withdrawn, confirms) = self.with(|state, _| {
-            let gone = |(&number, waiting): (&u64, &mut Waiting)| {
-                waiting.hand_over.poll_closed(cx).is_ready().then_some(number)
+            let gone = |(&number, waiting): (&u64, &mut Waiting)| match &mut waiting.asker {
+                Asker::Waiting(asker) => asker.poll_closed(cx).is_ready().then_some(number),
+                Asker::HandedOver(_) => None, // it leaves all the same
             };
             let gone: Vec<u64> = state.waiting.iter_mut().filter_map(gone).collect();
             let withdrawn: Vec<Waiting> =
                 gone.iter().filter_map(|number| state.waiting.remove(number)).collect();
-            let confirms = state.unconfirmed.len();
-            state.unconfirmed.retain(|_, publisher| publisher.poll_closed(cx).is_pending());
-            let confirms = confirms - state.unconfirmed.len();
+            let mut confirms = 0;
+            for asker in state.unconfirmed.values_mut().map(|sent| &mut sent.asker) {
+                if asker.as_mut().is_some_and(|asker| asker.poll_closed(cx).is_ready()) {
+                    // The message stays: it is sent again if its connection is cut.
+                    *asker = None;
+                    confirms += 1;
+                }
+            }
             state.model.activity += (withdrawn.len() + confirms) as u64;
             (withdrawn, confirms)
         });

@@ -57,7 +57,8 @@ impl MemoryTransport {
     }
 
     /// Cuts the connection, as a network does. It comes back after the broker's
-    /// [`reconnect_delay`](crate::MemoryBrokerBuilder::reconnect_delay).
+    /// [`reconnect_delay`](crate::MemoryBrokerBuilder::reconnect_delay), and sends again what was
+    /// not confirmed.
     pub fn cut(&self) {
         self.cut_for(self.0.shared.reconnect_delay);
     }
@@ -93,9 +94,7 @@ impl Handle {
                     state.model.delete_queue_of(consumer, now);
                 }
             }
-            for waiting in state.take_waiting(|waiting| waiting.connection == self.id) {
-                let _ = waiting.hand_over.send(Err(PublishError::Closed));
-            }
+            state.close_publishers(self.id);
             state.model.note(now, || Event::Closed { number: self.number });
             state.model.drop_connections(&[self.id], now);
             Some(connection)

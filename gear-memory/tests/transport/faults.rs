@@ -1,6 +1,6 @@
 //! Every fault on demand, with its exact outcome and its exact time.
 
-use gear_api::Pattern;
+use gear_api::{Pattern, Publish};
 use gear_memory::{BrokerFault, Injection, Overflow, Policy};
 
 use super::*;
@@ -288,4 +288,150 @@ async fn expire_lets_what_waits_go_before_its_time() {
     web.send(Route::Delayed { delay, queue: "CTRL" }, message("m")).await.unwrap();
     assert_eq!(broker.expire("gear:retry.3600000"), 1);
     assert_eq!(ready(&broker, "CTRL"), ["m"]);
+}
+
+// Confirms that are lost when their connection is.
+
+/// Who serves, and the link of somebody who publishes.
+struct Unconfirmed {
+    broker: MemoryBroker,
+    link: MemoryTransport,
+    web: Arc<dyn Transport>,
+    ctrl: Consumer,
+    _serves: Arc<dyn Transport>,
+}
+
+impl Unconfirmed {
+    async fn new() -> Self {
+        let broker = MemoryBroker::new();
+        let ((link, web), serves) = (link(&broker), connect(&broker));
+        let ctrl = serve(&*serves, 10).await;
+        Self { broker, link, web, ctrl, _serves: serves }
+    }
+
+    /// A message that the broker gets, and whose confirm is lost.
+    fn send(&mut self, message: Message) -> Publish {
+        self.broker.inject(BrokerFault::LoseConfirm);
+        let body = text(&message);
+        let sent = self.web.send(Route::Address(&address("CTRL")), message);
+        assert_eq!(take_ready(&mut self.ctrl), [body]);
+        sent
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_confirmed_before_a_cut_is_sent_again_after_it_and_confirmed() {
+    let mut test = Unconfirmed::new().await;
+    let sent = test.send(message("m"));
+    test.link.cut();
+    assert_eq!(timed(sent).await, (Ok(()), ms(100)));
+    assert_eq!(take_ready(&mut test.ctrl), ["m"], "the second copy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_confirmed_goes_before_what_was_sent_after_it() {
+    let mut test = Unconfirmed::new().await;
+    test.broker.raise_alarm("no disk");
+    let waiting = ["1", "2", "3"].map(|body| {
+        test.broker.inject(BrokerFault::LoseConfirm);
+        test.web.send(Route::Address(&address("CTRL")), message(body))
+    });
+    test.broker.clear_alarm();
+    assert_eq!(take_ready(&mut test.ctrl), ["1", "2", "3"]);
+    test.link.cut();
+    let later = test.web.send(Route::Address(&address("CTRL")), message("4"));
+    assert_eq!(soon(later).await, Ok(()));
+    for sent in waiting {
+        assert_eq!(soon(sent).await, Ok(()));
+    }
+    assert_eq!(take_ready(&mut test.ctrl), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_may_hit_what_is_sent_again() {
+    let mut test = Unconfirmed::new().await;
+    let sent = test.send(message("m"));
+    test.broker.inject(BrokerFault::LoseConfirm);
+    tokio::time::sleep(ms(10_000)).await;
+    test.link.cut();
+    let (answer, time) = timed(sent).await;
+    assert!(matches!(answer, Err(PublishError::Unknown(_))), "{answer:?}");
+    assert_eq!(time, ms(100 + 30_000));
+    assert_eq!(take_ready(&mut test.ctrl), ["m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_cut_is_so_long_that_what_was_not_confirmed_is_given_up_before_its_deadline() {
+    for (deadline, expected) in [(None, Ok(())), (Some(ms(40_000)), Err(ms(40_000)))] {
+        let mut test = Unconfirmed::new().await;
+        let sent = test.send(match deadline {
+            Some(deadline) => expiring("m", &*test.web, deadline),
+            None => message("m"),
+        });
+        test.link.cut_for(ms(60_000));
+        let (answer, time) = timed(sent).await;
+        match expected {
+            Ok(()) => assert_eq!((answer, time), (Ok(()), ms(60_000))),
+            Err(at) => {
+                assert!(matches!(answer, Err(PublishError::Unknown(_))), "{answer:?}");
+                assert_eq!(time, at);
+                soon(test.broker.idle()).await;
+                assert!(take_ready(&mut test.ctrl).is_empty(), "it is not sent again");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_says_at_once_that_nobody_knows_of_what_was_not_confirmed() {
+    for is_cut in [false, true] {
+        let mut test = Unconfirmed::new().await;
+        let sent = test.send(message("m"));
+        if is_cut {
+            test.link.cut();
+        }
+        test.link.close().await;
+        let (answer, time) = timed(sent).await;
+        assert!(matches!(answer, Err(PublishError::Unknown(_))), "{answer:?}");
+        assert_eq!(time, ms(0));
+        assert_eq!(timed(test.broker.idle()).await.1, ms(1));
+        assert!(take_ready(&mut test.ctrl).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_another_connection_confirms_nothing() {
+    let mut test = Unconfirmed::new().await;
+    let ((other, _two), three) = (link(&test.broker), connect(&test.broker));
+    let sent = test.send(message("m"));
+    other.cut();
+    three.close().await;
+    let (answer, time) = timed(sent).await;
+    assert!(matches!(answer, Err(PublishError::Unknown(_))), "{answer:?}");
+    assert_eq!(time, ms(30_000));
+    assert!(take_ready(&mut test.ctrl).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_confirmed_is_sent_again_even_if_nobody_asks() {
+    let mut test = Unconfirmed::new().await;
+    test.send(message("1")).detach();
+    drop(test.send(message("2")));
+    assert_eq!(timed(test.broker.idle()).await.1, ms(1));
+    test.link.cut();
+    assert_eq!(take(&mut test.ctrl, 2).await, ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_restart_lost_before_its_confirm_is_there_when_it_is_confirmed() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    drop(serve(&*web, 1).await);
+    broker.inject(BrokerFault::LoseConfirm);
+    let sent = web.send(Route::Address(&address("CTRL")), message("not durable"));
+    assert_eq!(ready(&broker, "CTRL"), ["not durable"]);
+    broker.restart();
+    assert!(ready(&broker, "CTRL").is_empty());
+    assert_eq!(timed(sent).await, (Ok(()), ms(100)));
+    assert_eq!(ready(&broker, "CTRL"), ["not durable"]);
 }
