@@ -81,7 +81,7 @@ impl<O: Outlet> Model<O> {
         }
         queue.consumers += 1;
         queue.exclusive_consumer = options.exclusive;
-        queue.unused_since = None;
+        queue.goes_at = None;
         let priority = options.priority;
         let consumer = self.consumers.insert(Consumer {
             queue: id,
@@ -371,13 +371,12 @@ impl<O: Outlet> Model<O> {
                     }
                 }
                 Timer::Unused(id) => {
-                    let Some(queue) = self.queues.get(id) else { continue };
-                    let (Some(since), Some(limit)) = (queue.unused_since, queue.spec.expires)
-                    else {
-                        continue;
-                    };
-                    if since + limit <= now.get() {
+                    let Some(queue) = self.queues.get_mut(id) else { continue };
+                    queue.unused_timer = None;
+                    if queue.goes_at.is_some_and(|at| at <= now.get()) {
                         self.delete_queue(id, now);
+                    } else {
+                        self.watch_unused(id);
                     }
                 }
             }
@@ -400,10 +399,18 @@ impl<O: Outlet> Model<O> {
     pub(super) fn mark_used(&mut self, id: QueueId, now: &Now) {
         let Some(queue) = self.queues.get_mut(id) else { return };
         if queue.consumers == 0 {
-            queue.unused_since = Some(now.get());
-            if let Some(limit) = queue.spec.expires {
-                self.set_timer(now.after(limit), Timer::Unused(id));
-            }
+            queue.goes_at = queue.spec.expires.map(|limit| now.after(limit));
+            self.watch_unused(id);
+        }
+    }
+
+    /// Sees to it that an unused queue goes in its time. Each use puts that off, and sets no timer
+    /// where there is one: a queue that is used all the time would have one for each use.
+    fn watch_unused(&mut self, id: QueueId) {
+        let queue = &mut self.queues[id];
+        if let Some(at) = queue.goes_at.filter(|_| queue.unused_timer.is_none()) {
+            queue.unused_timer = Some(at);
+            self.set_timer(at, Timer::Unused(id));
         }
     }
 }

@@ -290,6 +290,9 @@ impl<O: Outlet> Model<O> {
     /// Deletes a queue with what is in it, and ends its consumers. Returns those that wanted more.
     pub(crate) fn delete_queue(&mut self, id: QueueId, now: &Now) -> Vec<ConsumerId> {
         let Some(mut queue) = self.queues.remove(id) else { return Vec::new() };
+        if let Some(at) = queue.unused_timer {
+            self.timers.remove(&(at, Timer::Unused(id)));
+        }
         self.activity += 1;
         self.routes.forget();
         self.queue_names.remove(&queue.spec.name);

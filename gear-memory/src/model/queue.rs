@@ -47,7 +47,10 @@ pub(crate) struct Queue {
     pub(crate) consumers: usize,
     pub(crate) exclusive_consumer: bool,
     turns: Turns,
-    pub(crate) unused_since: Option<Instant>,
+    /// When it goes if nobody uses it until then.
+    pub(crate) goes_at: Option<Instant>,
+    /// The one timer that is set for that. It may be early: then it is set again.
+    pub(crate) unused_timer: Option<Instant>,
     /// The earliest expiry of a head that a timer is set for.
     pub(crate) head_timer: Option<Instant>,
 }
@@ -66,7 +69,8 @@ impl Queue {
             consumers: 0,
             exclusive_consumer: false,
             turns: Turns::default(),
-            unused_since: None,
+            goes_at: None,
+            unused_timer: None,
             head_timer: None,
         }
     }

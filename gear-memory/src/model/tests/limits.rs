@@ -232,6 +232,26 @@ async fn an_unused_queue_goes_with_what_is_in_it_and_without_dead_letters() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_queue_that_comes_in_use_again_and_again_has_one_timer_and_goes_in_its_time() {
+    let mut broker = Broker::new();
+    for _ in 0..50 {
+        broker.queue(&expiring("q"));
+        let consumer = broker.consume("q", 0);
+        broker.cancel(&consumer);
+        assert_eq!(broker.model.timers.len(), 1);
+        broker.pass(ms(7)).await;
+    }
+    broker.pass(ms(92)).await;
+    assert!(broker.exists("q"));
+    broker.pass(ms(1)).await;
+    assert!(!broker.exists("q"));
+
+    broker.queue(&expiring("q"));
+    broker.delete("q");
+    assert!(broker.model.timers.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_with_a_consumer_is_in_use() {
     let mut broker = Broker::new();
     broker.queue(&expiring("q"));
