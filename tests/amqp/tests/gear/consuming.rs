@@ -146,6 +146,44 @@ async fn a_queue_that_is_deleted_is_declared_and_consumed_again() -> Test {
     Ok(())
 }
 
+/// The consumer that goes on does so on another channel, and leaves the others where they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acks_right_before_closing_count_beside_a_queue_that_was_deleted() -> Test {
+    let system = System::new().await;
+    let (_connection, channel) = system.foreign().await?;
+    let sender = system.connect().await;
+    let instance = CTRL.at("host1")?;
+    let group = EventGroup::new(CTRL, "g")?;
+    let events = system.on_broker(group.as_str());
+    for _ in 0..10 {
+        let transport = system.connect().await;
+        let subscription = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
+        let mut own = transport.subscribe(subscription).await?;
+        let (group, patterns) = (group.clone(), vec!["#".parse()?]);
+        let subscription = Subscription::Events { group, patterns, prefetch: 10 };
+        let mut heard = transport.subscribe(subscription).await?;
+        channel.queue_delete(events.as_str().into(), QueueDeleteOptions::default()).await?;
+        let start = std::time::Instant::now();
+        loop {
+            sender.send(Route::Event(&"topic".parse()?), cast("event")).await?;
+            match tokio::time::timeout(Duration::from_millis(20), heard.next()).await {
+                Ok(event) => break event.ok_or("it ended")?.ack(),
+                Err(_) => assert!(start.elapsed() < crate::PATIENCE),
+            }
+        }
+        for text in ["1", "2", "3"] {
+            sender.send(Route::Address(&Address::from(&instance)), cast(text)).await?;
+        }
+        for _ in 0..3 {
+            let delivery = next(&mut own).await;
+            assert!(!delivery.is_redelivered(), "the ack before was lost");
+            delivery.ack();
+        }
+        transport.close().await;
+    }
+    Ok(())
+}
+
 /// Whoever loses interest while the broker begins to deliver leaves nothing with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_that_is_stopped_while_it_begins_keeps_nothing() -> Test {
