@@ -41,6 +41,8 @@ pub(crate) struct HandedOver {
     pub(crate) target: Target,
     pub(crate) message: Message,
     pub(crate) deadline: Option<Instant>,
+    /// It left before, over a connection that was cut.
+    pub(crate) again: bool,
     /// None if nobody wants to know any more.
     pub(crate) asker: Option<oneshot::Sender<Answer>>,
 }
@@ -54,6 +56,7 @@ impl Waiting {
     /// It leaves now, unless it was withdrawn.
     fn hand_over(self) -> Option<HandedOver> {
         let Self { connection, target, message, deadline, asker } = self;
+        let again = matches!(asker, Asker::HandedOver(_));
         let asker = match asker {
             Asker::HandedOver(asker) => asker,
             Asker::Waiting(asker) => {
@@ -62,7 +65,7 @@ impl Waiting {
                 Some(sender)
             }
         };
-        Some(HandedOver { connection, target, message, deadline, asker })
+        Some(HandedOver { connection, target, message, deadline, again, asker })
     }
 
     /// It will not leave: nobody has it, unless it left before.
@@ -76,7 +79,8 @@ impl Waiting {
 
 impl HandedOver {
     pub(crate) fn answer(self, answer: Answer) {
-        tell(self.asker, answer);
+        let again = self.again;
+        tell(self.asker, answer.map_err(|e| if again { e.of_another_try() } else { e }));
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {
@@ -119,7 +123,7 @@ impl State {
     /// that was sent after it: the broker may have it, and then has it twice.
     pub(crate) fn send_again(&mut self, cut: &[ConnectionId]) {
         for (number, sent) in self.take_unconfirmed(cut) {
-            let HandedOver { connection, target, message, deadline, asker } = sent;
+            let HandedOver { connection, target, message, deadline, asker, .. } = sent;
             let asker = Asker::HandedOver(asker);
             self.waiting.insert(number, Waiting { connection, target, message, deadline, asker });
         }

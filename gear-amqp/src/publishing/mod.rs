@@ -151,6 +151,7 @@ impl Publisher {
             deadline,
             asker: Asker::Nobody,
             handed_over: false,
+            again: false,
             suspect: false,
             alone_when_closed: 0,
         };
@@ -195,7 +196,7 @@ impl Publisher {
         if !outgoing.hand_over() {
             return; // withdrawn
         }
-        outgoing.handed_over = true;
+        outgoing.again = std::mem::replace(&mut outgoing.handed_over, true);
         if state.window.is_empty() {
             state.waiting_since = Some(Instant::now());
         }
@@ -247,13 +248,15 @@ impl Publisher {
         }
         window.settle(|mut outgoing, outcome| {
             *bytes -= outgoing.message.body().len();
-            outgoing.answer(match outcome {
+            let answer = match outcome {
                 Outcome::Confirmed => Ok(()),
                 Outcome::Returned => Err(PublishError::NotRouted),
                 Outcome::Refused => {
                     Err(PublishError::Refused(Text::from_static("the broker nacked it")))
                 }
-            });
+            };
+            let again = outgoing.again;
+            outgoing.answer(answer.map_err(|e| if again { e.of_another_try() } else { e }));
         });
         if window.len() < before {
             *suspicions = 0;

@@ -112,8 +112,10 @@ pub(crate) struct Outgoing {
     pub(crate) message: Message,
     pub(crate) deadline: Option<Instant>,
     pub(crate) asker: Asker,
-    /// It was given to a connection before.
+    /// It was given to a connection.
     pub(crate) handed_over: bool,
+    /// And, without an answer, to another before.
+    pub(crate) again: bool,
     /// It was on a channel that the broker closed, and may be the reason.
     pub(crate) suspect: bool,
     /// Channels that were closed while it alone was on its way.

@@ -48,6 +48,18 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// What to tell of a message that had left before, over a connection that was lost before the
+    /// answer: that it reached nobody this time does not mean that nobody has it. For backends.
+    #[must_use]
+    pub fn of_another_try(self) -> Self {
+        match self {
+            Self::NotRouted | Self::Refused(_) => Self::Unknown(
+                format!("its connection was lost, and when sent again: {self}").into(),
+            ),
+            other => other,
+        }
+    }
+
     /// Whether somebody may have got it all the same.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {

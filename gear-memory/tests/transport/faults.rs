@@ -329,6 +329,16 @@ async fn what_was_not_confirmed_before_a_cut_is_sent_again_after_it_and_confirme
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_what_is_refused_when_it_is_sent_again_nobody_knows_whether_it_arrived() {
+    let mut test = Unconfirmed::new().await;
+    let sent = test.send(message("m"));
+    test.link.cut();
+    test.broker.inject(BrokerFault::Refuse);
+    let outcome = soon(sent).await;
+    assert!(matches!(&outcome, Err(PublishError::Unknown(_))), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_not_confirmed_goes_before_what_was_sent_after_it() {
     let mut test = Unconfirmed::new().await;
     test.broker.raise_alarm("no disk");

@@ -33,6 +33,8 @@ struct Scene {
     /// Its link is never cut.
     queue: Consumer,
     _receiver: AmqpTransport,
+    /// Without the proxy.
+    direct: System,
     copies: Copies,
 }
 
@@ -45,7 +47,7 @@ impl Scene {
         let direct = System { url: broker.url(), name: system.name };
         let receiver = direct.connect().await;
         let queue = serve(&receiver, &CTRL, 1_000).await;
-        Self { proxy, sender, queue, _receiver: receiver, copies: Copies::default() }
+        Self { proxy, sender, queue, _receiver: receiver, direct, copies: Copies::default() }
     }
 
     fn send(&self, round: usize, count: usize) -> Vec<Publish> {
@@ -156,5 +158,27 @@ async fn of_what_was_not_confirmed_in_time_nobody_knows_whether_it_arrived() -> 
         assert!(scene.copies.of(round).eq([1]), "{:?}", scene.copies.0);
     }
     nothing(&mut scene.queue).await;
+    Ok(())
+}
+
+/// It was handled, and the queue was gone when it was sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_what_nobody_was_there_for_the_second_time_nobody_knows_either() -> Test {
+    let mut scene = Scene::new().await;
+    scene.proxy.freeze_answers();
+    let sent = scene.send(0, 1).remove(0);
+    scene.receive(1).await;
+    scene.queue.stop();
+    assert!(scene.queue.next().await.is_none());
+    let (_connection, channel) = scene.direct.foreign().await?;
+    let queue = scene.direct.on_broker(CTRL.as_str());
+    channel.queue_delete(queue.into(), lapin::options::QueueDeleteOptions::default()).await?;
+    scene.proxy.drop_connections();
+    scene.proxy.heal();
+    let outcome = tokio::time::timeout(PATIENCE, sent).await?;
+    assert!(matches!(&outcome, Err(PublishError::Unknown(_))), "{outcome:?}");
+    // What was not sent before is known not to be there.
+    let outcome = scene.send(1, 1).remove(0).await;
+    assert_eq!(outcome, Err(PublishError::NotRouted));
     Ok(())
 }
