@@ -31,7 +31,7 @@ async fn a_refused_request_was_not_sent() -> Test {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nested_call_that_was_surely_not_done_may_be_tried_again() -> Test {
+async fn a_nested_call_that_was_surely_not_done_may_be_tried_again_if_all_is_idempotent() -> Test {
     const ASK: Operation<(), String> = Operation::new("ask");
     async fn ask(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
         Ok(cx.client().call(REPO, ASK, &()).await?)
@@ -41,7 +41,7 @@ async fn a_nested_call_that_was_surely_not_done_may_be_tried_again() -> Test {
     let _repo = node(&broker, &REPO, "host1").on(ASK, ask).start().await?;
     broker.inject(Injection::new(BrokerFault::Refuse).on(Pattern::new("REPO")));
     let error = client(&broker).await.call(CTRL, ASK, &()).await.unwrap_err();
-    assert_eq!((error.code(), error.retry()), (Some(code::FAILED), Retry::Safe));
+    assert_eq!((error.code(), error.retry()), (Some(code::UNAVAILABLE), Retry::IfIdempotent));
     Ok(())
 }
 

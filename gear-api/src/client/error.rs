@@ -51,7 +51,7 @@ impl Retry {
 ///
 /// | outcome | was it done? | [`retry`](Self::retry) |
 /// |---|---|---|
-/// | [`Remote`](Self::Remote) | the service says | as it says; if idempotent where it was cut off |
+/// | [`Remote`](Self::Remote) | the service says | as it says; if idempotent where it ended in the middle |
 /// | [`NotRouted`](Self::NotRouted) | no | safe |
 /// | [`NotSent`](Self::NotSent) | no | safe, or useless where the request itself is at fault |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
@@ -88,8 +88,10 @@ impl CallError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Remote(error) if error.retryable => Retry::Safe,
-            // Cut off in the middle: another try may well end otherwise.
-            Self::Remote(error) if [code::TIMEOUT, code::DROPPED].contains(&&*error.code) => {
+            // Ended in the middle: another try may well end otherwise.
+            Self::Remote(error)
+                if [code::TIMEOUT, code::DROPPED, code::UNAVAILABLE].contains(&&*error.code) =>
+            {
                 Retry::IfIdempotent
             }
             Self::Remote(_) | Self::ReplyNotDecodable(_) => Retry::Useless,

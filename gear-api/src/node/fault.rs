@@ -26,6 +26,8 @@ pub mod code {
     pub const DROPPED: &str = "dropped";
     /// Something that the handler waited for took too long.
     pub const TIMEOUT: &str = "timeout";
+    /// A service that the handler needs could not be asked, or says that it may be asked again.
+    pub const UNAVAILABLE: &str = "unavailable";
     /// The service has too much to do.
     pub const OVERLOADED: &str = "overloaded";
 }
@@ -34,8 +36,10 @@ pub mod code {
 /// the local log shows.
 ///
 /// `?` turns any error into a fault with the code [`code::FAILED`]: the caller learns that
-/// it failed, the log learns why. Of a nested [`CallError`] the caller also learns whether it
-/// was a timeout, and whether trying again is safe. What else it shall see is chosen:
+/// it failed, the log learns why. Of a nested [`CallError`] the caller also learns whether
+/// trying again may help ([`code::TIMEOUT`], [`code::UNAVAILABLE`]); what the handler had done before
+/// the `?` nobody knows, so that is for idempotent operations only. A handler that has done nothing yet
+/// says so with [`retryable`](Self::retryable). What else the caller shall see is chosen:
 ///
 /// ```
 /// use gear_api::Fault;
@@ -153,16 +157,15 @@ impl<E: Error + Send + Sync + 'static> From<E> for Fault {
                 },
             }
         };
-        let fault = match call {
-            Some(CallError::DeadlinePassed) => {
+        // That nothing was done behind the service does not say what was done in it.
+        let fault = match call.map(|call| (call, call.retry())) {
+            Some((CallError::DeadlinePassed, _)) => {
                 Self::new(code::TIMEOUT, "a service behind it took too long")
             }
+            Some((_, Retry::Safe | Retry::IfIdempotent)) => {
+                Self::new(code::UNAVAILABLE, "a service behind it could not be asked")
+            }
             _ => Self::new(code::FAILED, "the service failed"),
-        };
-        // What was not done behind the service may be tried again through it.
-        let fault = match call.map(CallError::retry) {
-            Some(Retry::Safe) => fault.retryable(),
-            _ => fault,
         };
         fault.because(error)
     }
