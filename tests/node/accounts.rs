@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gear::{
-    Address, Kind, Message, Node, Operation, Route, Subscription, Transport,
+    Address, CallError, Kind, Message, Node, Operation, Route, Subscription, Transport,
     memory::{BrokerFault, Injection, MemoryBroker},
 };
 
@@ -28,6 +28,30 @@ async fn a_thousand_cuts_leave_nothing_behind() -> Test {
     assert_eq!(broker.queues(), queues);
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
     assert_eq!((client.stats().open_calls, broker.stored_bytes()), (0, 0));
+    Ok(())
+}
+
+/// As two tests do that share a client in a static.
+#[test]
+fn calls_end_when_the_runtime_of_their_client_has() -> Test {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build()
+    };
+    let (first, second) = (runtime()?, runtime()?);
+    let broker = broker();
+    let (client, _node, open) = first.block_on(async {
+        let node = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+        let client = client(&broker).await;
+        let open = client.call(CTRL, ECHO, &"x".into()).send();
+        Ok::<_, gear::StartError>((client, node, open))
+    })?;
+    drop(first);
+    let call = client.call(CTRL, ECHO, &"y".into()).send();
+    for call in [open, call] {
+        let ended = second.block_on(async { tokio::time::timeout(SECOND, call).await })?;
+        assert!(matches!(ended, Err(CallError::Closed)), "{ended:?}");
+    }
     Ok(())
 }
 

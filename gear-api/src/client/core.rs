@@ -88,7 +88,7 @@ pub struct Stats {
     pub failed: u64,
     /// Handlers that panicked.
     pub panicked: u64,
-    /// Requests that came after their deadline, and were dropped unhandled.
+    /// Requests whose deadline passed before anybody began with them, and that were dropped.
     pub expired: u64,
     /// Messages for an operation that nobody here handles.
     pub unknown: u64,
@@ -119,7 +119,8 @@ impl Core {
             sink: Arc::<Pending>::clone(&pending),
         };
         let consumer = transport.subscribe(replies.clone()).await?;
-        tokio::spawn(keep(Arc::clone(&pending), Arc::clone(&transport), replies, consumer));
+        let closes = Closes(Arc::clone(&pending));
+        tokio::spawn(keep(closes, Arc::clone(&transport), replies, consumer));
         Ok(Arc::new(Self {
             clock: transport.clock(),
             ids: IdSource::new(settings.seed.unwrap_or_else(|| transport.seed())),
@@ -214,16 +215,27 @@ impl Drop for Core {
     }
 }
 
+/// Closes the table of open calls when it is dropped: also when its keeper is not run to its end, as
+/// when its runtime is shut down, since nobody else would end the calls that are open.
+struct Closes(Arc<Pending>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// How long to wait before subscribing again after the broker ended a consumer.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps the deadlines and the reply queue of one client, until it is closed.
 async fn keep(
-    pending: Arc<Pending>,
+    pending: Closes,
     transport: Arc<dyn Transport>,
     replies: Subscription,
     mut consumer: crate::Consumer,
 ) {
+    let pending = &pending.0;
     let deadlines = pending.watch_deadlines();
     let listening = async {
         loop {
