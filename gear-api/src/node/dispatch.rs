@@ -271,18 +271,13 @@ impl DeliverySink for Dispatch {
         let (message, settlement) = delivery.into_parts();
         let (kind, operation) = (message.kind(), message.operation().clone());
         let cx = Context::new(Arc::clone(&self.core), message, key.clone());
-        let expired = cx.is_expired();
         let job = Job::new(cx, self.queue.clone(), settlement);
         if !self.role.concerns(&key) && kind != Kind::Reply {
             count(&self.core.counters.misrouted);
-            tracing::debug!(%key, queue = %self.queue, "a message that is not for this queue");
+            tracing::warn!(%key, queue = %self.queue, "dropped: no pattern of this node is for it");
             return job.forget();
         }
-        if expired {
-            count(&self.core.counters.expired);
-            tracing::debug!(%operation, "a message came after its deadline");
-            return job.forget();
-        }
+        let Some(job) = job.unless_expired() else { return };
         match self.role.find(kind, &operation, &key) {
             Some(registered) => {
                 registered.count.fetch_add(1, Ordering::Relaxed);

@@ -97,7 +97,7 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    fn spawn(&self, tasks: &Tasks, place: Place, mut job: Job) {
+    fn spawn(&self, tasks: &Tasks, place: Place, job: Job) {
         let span = job.span();
         // This is the stack of whoever sent the request, or of all consumers of a connection:
         // what is the handler's may panic in its own task alone.
@@ -115,7 +115,7 @@ where
         tasks.spawn(
             place,
             async move {
-                job.begin();
+                let Some(job) = job.begin() else { return };
                 let cx = job.context().clone();
                 let handling = run(state, function, decode, encode, cx, job.wants_answer());
                 let result = CatchPanic { handling }.await;
@@ -237,6 +237,11 @@ where
     })
 }
 
+/// The deadline passed while a layer was not ready.
+#[derive(Debug, thiserror::Error)]
+#[error("its deadline passed before it was its turn")]
+struct Expired;
+
 /// A layered service. Each request gets a clone, which is made in its task: a layer that panics
 /// does so there. The lock is held only to make it.
 struct Layered<T>(Arc<Mutex<T>>);
@@ -253,6 +258,9 @@ where
             let mut service = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // Waiting for readiness holds this request back, and nobody else.
             poll_fn(|task| service.poll_ready(task)).await.map_err(Into::into)?;
+            if cx.is_expired() {
+                return Err(Expired.into());
+            }
             service.call(Request(cx)).await.map_err(Into::into)
         }
     }
@@ -264,15 +272,23 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn spawn(&self, tasks: &Tasks, place: Place, mut job: Job) {
+    fn spawn(&self, tasks: &Tasks, place: Place, job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
         tasks.spawn(
             place,
             async move {
-                job.begin();
-                let handling = async { answer.await.map(Some).map_err(Fault::from_box) };
+                let Some(job) = job.begin() else { return };
+                let mut expired = false;
+                let handling = async {
+                    let answer = answer.await;
+                    expired = answer.as_ref().is_err_and(|error| error.is::<Expired>());
+                    answer.map(Some).map_err(Fault::from_box)
+                };
                 let result = CatchPanic { handling }.await;
+                // Not if the handler's time is over while it runs: that is its own affair.
+                let job = if expired { job.unless_expired() } else { Some(job) };
+                let Some(job) = job else { return };
                 if let Some(rest) = job.finish(result) {
                     rest.await;
                 }

@@ -38,9 +38,22 @@ impl Job {
         &self.cx
     }
 
-    /// The handler is about to be called.
-    pub(super) fn begin(&mut self) {
-        self.begun = true;
+    /// Nothing if its deadline has passed: then it is dropped unhandled.
+    pub(super) fn unless_expired(self) -> Option<Self> {
+        if !self.cx.is_expired() {
+            return Some(self);
+        }
+        count(&self.core().counters.expired);
+        tracing::debug!(operation = %self.message().operation(), "its deadline has passed");
+        self.forget();
+        None
+    }
+
+    /// The handler is about to be called, unless its deadline has passed meanwhile.
+    pub(super) fn begin(self) -> Option<Self> {
+        let mut job = self.unless_expired()?;
+        job.begun = true;
+        Some(job)
     }
 
     fn message(&self) -> &Message {

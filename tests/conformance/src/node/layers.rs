@@ -25,6 +25,7 @@ use crate::{
 suite! { "node-layers";
     an_elapsed_timeout_is_a_timeout: "and only of what was registered after the layer",
     what_is_shed_is_overloaded_and_may_be_tried_again: "it was surely not done",
+    what_waits_for_a_layer_beyond_its_deadline_is_not_handled: "nobody is there for the answer",
     waiting_for_a_layer_blocks_no_other_operation: "nor the same one's answers",
     a_layer_of_ones_own_answers_in_place_of_the_handler: "and may let requests through",
     a_cast_that_a_layer_refuses_is_set_aside(dead_letters): "as one that a handler refuses",
@@ -63,6 +64,23 @@ async fn what_is_shed_is_overloaded_and_may_be_tried_again(world: World) -> Test
     assert_eq!((second.code(), second.retry()), (Some(code::OVERLOADED), Retry::Safe));
     gate.open();
     assert_eq!(first.await?, "x");
+    Ok(())
+}
+
+async fn what_waits_for_a_layer_beyond_its_deadline_is_not_handled(world: World) -> Test {
+    let gate = Gate::new();
+    let node = world.node(&CTRL, "host1").await?.layer(ConcurrencyLimitLayer::new(1));
+    let node = node.state(gate.clone()).on(ECHO, gated).start().await?;
+    let client = world.client().await?;
+    let first = client.call(CTRL, ECHO, &"x".into()).timeout(LONG).send();
+    gate.begun(1).await;
+    let second = client.call(CTRL, ECHO, &"y".into()).timeout(SHORT).await;
+    assert!(matches!(second, Err(CallError::DeadlinePassed)), "{second:?}");
+    gate.open();
+    assert_eq!(first.await?, "x");
+    eventually(|| node.stats().expired == 1).await;
+    let stats = node.stats();
+    assert_eq!((stats.failed, gate.count()), (0, 1), "{stats:?}");
     Ok(())
 }
 
