@@ -36,7 +36,7 @@ pub enum ConnectError {
 /// | URL | feature | broker |
 /// |---|---|---|
 /// | `memory://NAME` | `memory` (default) | in this process; the same NAME is the same broker |
-/// | `amqp://USER:PASSWORD@HOST:PORT/VHOST?OPTIONS`, `amqps://…` | `amqp` | RabbitMQ; the options are those of [`AmqpBuilder`](crate::amqp::AmqpBuilder) |
+/// | `amqp://USER:PASSWORD@HOST:PORT/VHOST?OPTIONS`, `amqps://…` | `amqp` | RabbitMQ; the options are those of `gear::amqp::AmqpBuilder` |
 ///
 /// There is no default URL: a program that meant a network and got `memory://` would be
 /// alone without knowing it.
@@ -58,10 +58,11 @@ pub enum ConnectError {
 /// Dropped before it returns, nothing remains connected.
 pub async fn connect(url: &str) -> Result<Arc<dyn Transport>, ConnectError> {
     let (scheme, rest) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
-    match scheme {
+    // Schemes are the same in capitals (RFC 3986, section 3.1).
+    match &*scheme.to_ascii_lowercase() {
         "memory" => memory(rest),
-        "amqp" => amqp("amqp", url).await,
-        "amqps" => amqp("amqps", url).await,
+        "amqp" => amqp("amqp", &format!("amqp://{rest}")).await,
+        "amqps" => amqp("amqps", &format!("amqps://{rest}")).await,
         _ if scheme.len() <= 20
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) =>
         {

@@ -7,8 +7,8 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `memory` (default) | [`memory`], the broker in the process, and `memory://name` |
-//! | `amqp` | [`amqp`], RabbitMQ, and `amqp://…`, `amqps://…` |
+//! | `memory` (default) | `gear::memory`, the broker in the process, and `memory://name` |
+//! | `amqp` | `gear::amqp`, RabbitMQ, and `amqp://…`, `amqps://…` |
 //!
 //! Start with [`Node`] to serve, [`Client`] to talk, [`Operation`] for what is asked,
 //! [`Address`] for whom.

@@ -12,7 +12,7 @@ async fn error_of(url: &str) -> ConnectError {
 async fn one_name_is_one_broker_and_another_is_another() -> Result<(), Box<dyn std::error::Error>> {
     use gear::{Route, Service, Subscription};
     const SINK: Service = Service::new("SINK");
-    let (a, b) = (gear::connect("memory://one").await?, gear::connect("memory://one").await?);
+    let (a, b) = (gear::connect("memory://one").await?, gear::connect("MEMORY://one").await?);
     let other = gear::connect("memory://other").await?;
     let mut queue = b.subscribe(Subscription::Service { service: SINK, prefetch: 1 }).await?;
     let message = gear::Message::builder(gear::Kind::Cast, "x").build();

@@ -238,7 +238,7 @@ impl<Rep, C: Codec<Rep>> IntoFuture for Call<Rep, C> {
 /// # Cancel safety
 ///
 /// Dropping it gives up the answer; the request is not unsent, unless it still waits for
-/// the connection.
+/// the connection, or behind others for the broker.
 #[must_use = "the answer is lost"]
 pub struct Response<Rep, C> {
     state: State,

@@ -179,7 +179,8 @@ impl IntoFuture for Cast {
 /// # Cancel safety
 ///
 /// Dropping it gives up the answer; the message is not unsent, unless it still waits for
-/// the connection.
+/// the connection, or behind others for the broker (gear-amqp has 1,000 on their way at a time). With
+/// [`detach`](Self::detach) it goes out all the same.
 #[must_use = "the broker's answer tells whether the message arrived"]
 pub struct Sending {
     state: State,

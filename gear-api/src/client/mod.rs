@@ -125,7 +125,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Starts to listen for replies.
+    /// Starts to listen for replies. While the connection is down, that waits for it.
     ///
     /// # Errors
     ///
@@ -140,7 +140,8 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// A client that calls itself `instance` and serves nothing. Several may share a name.
+    /// A client that calls itself `instance` and serves nothing. Several may share a name. Each has a
+    /// `transport` of its own: [`close`](Self::close) closes it.
     pub fn builder(transport: impl Into<Arc<dyn Transport>>, instance: Instance) -> ClientBuilder {
         ClientBuilder { transport: transport.into(), instance, settings: Settings::default() }
     }
@@ -274,6 +275,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// While the connection is down, this waits for it.
     ///
     /// # Errors
     ///

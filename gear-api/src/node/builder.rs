@@ -133,7 +133,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// The instances of the service that name the same `group` share its events: each goes to
     /// one of them. A group has one queue, whatever its patterns. Where several of its handlers
     /// match an event, the first that was registered gets it; one that none is for is counted
-    /// as unknown and gone.
+    /// as unknown and gone. While versions of a service with different patterns share a group, that
+    /// happens to events that only one of them is for: a pattern that is new has a group that is new.
     ///
     /// ```
     /// use gear_api::{Context, Fault, Node, Operation, Pattern, Service, Topic};
@@ -204,7 +205,9 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
 
     /// Puts a tower layer around the handlers that follow; the first layer is outermost. It is
     /// asked for a service for each handler, so a limit is one for each operation unless the
-    /// layer shares it (as tower's `GlobalConcurrencyLimitLayer` does).
+    /// layer shares it (as tower's `GlobalConcurrencyLimitLayer` does). To the layer around it each is
+    /// always ready, and lets requests wait inside: layers that look at each other's readiness, as
+    /// load shedding around a limit does, are one stack of tower's `ServiceBuilder`, given at once.
     ///
     /// The error of a timeout becomes [`code::TIMEOUT`](crate::code::TIMEOUT), that of load
     /// shedding [`code::OVERLOADED`](crate::code::OVERLOADED) (feature `tower`).
@@ -242,7 +245,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
 
     /// How many requests of one queue are handled at a time; also the prefetch. 64 by
     /// default, 1 or more. The service's queue, the instance's and each event group's count
-    /// by themselves.
+    /// by themselves. A handler that waits for its own service takes up one of these meanwhile: where
+    /// it is the last one of the only instance, it waits for itself until its deadline.
     pub fn concurrency(mut self, requests: u16) -> Self {
         self.concurrency = requests.max(1);
         self
@@ -295,7 +299,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         }
     }
 
-    /// Joins: takes the instance's name, and begins to serve.
+    /// Joins: takes the instance's name, and begins to serve. While the connection is down, that waits
+    /// for it.
     ///
     /// # Errors
     ///

@@ -38,8 +38,9 @@ impl Context {
         Self(Arc::new(Inner { core, message, key, deadline }))
     }
 
-    /// A client that works for this request: its calls end with the request's deadline at
-    /// the latest, and carry its trace on.
+    /// A client that works for this request: its calls, casts and events end with the request's
+    /// deadline at the latest, and carry its trace on. What is to go out whether or not somebody still
+    /// waits for the answer needs another [`Client`], which the handler's state may have.
     #[must_use]
     pub fn client(&self) -> Client {
         Client::for_request(Arc::clone(&self.0.core), self.0.message.clone(), self.0.deadline)

@@ -92,7 +92,8 @@ impl ShutdownReport {
 }
 
 impl Node {
-    /// Starts to put a node together that is `instance` and talks over `transport`.
+    /// Starts to put a node together that is `instance` and talks over `transport`, which is its own:
+    /// [`shutdown`](Self::shutdown) closes it.
     pub fn builder(
         transport: impl Into<Arc<dyn Transport>>,
         instance: Instance,
