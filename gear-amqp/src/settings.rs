@@ -12,10 +12,4 @@ impl Settings {
     pub(crate) fn new(options: AmqpBuilder) -> Self {
         Self { names: Names::new(&options.system), options }
     }
-
-    /// The user that messages name, if they shall.
-    pub(crate) fn user_id(&self) -> Option<&str> {
-        let first = self.options.endpoints.first()?;
-        self.options.send_user_id.then_some(first.user.as_str())
-    }
 }

@@ -48,9 +48,16 @@ struct Handle {
     publisher: Arc<Publisher>,
     consumers: Arc<Consumers>,
     closing: watch::Sender<bool>,
-    /// Held by whoever closes, so that the second waits for the first.
-    closed: tokio::sync::Mutex<bool>,
+    /// Held by whoever waits for the closing, so that the second waits for the first.
+    closed: tokio::sync::Mutex<Closing>,
     runtime: tokio::runtime::Handle,
+}
+
+enum Closing {
+    Not,
+    /// Goes on when nobody waits for it any more.
+    Now(tokio::task::JoinHandle<()>),
+    Done,
 }
 
 /// How long closing waits for confirms.
@@ -115,17 +122,20 @@ impl AmqpTransport {
             tokio::spawn(supervisor.run(link));
         }
         let mut status = board.watch();
-        let ready = status.wait_for(|status| *status != Status::Connecting);
-        let _ = tokio::time::timeout(settings.options.connect_timeout, ready).await;
-        Ok(Self(Arc::new(Handle {
+        let limit = settings.options.connect_timeout;
+        // Whoever gives up from here on closes it.
+        let transport = Self(Arc::new(Handle {
             settings,
             board,
             publisher,
             consumers,
             closing,
-            closed: tokio::sync::Mutex::new(false),
+            closed: tokio::sync::Mutex::new(Closing::Not),
             runtime: tokio::runtime::Handle::current(),
-        })))
+        }));
+        let ready = status.wait_for(|status| *status != Status::Connecting);
+        let _ = tokio::time::timeout(limit, ready).await;
+        Ok(transport)
     }
 }
 
@@ -157,18 +167,23 @@ async fn close(
     let _ = tokio::time::timeout(FLUSH, closing.closed()).await;
 }
 
-/// The last clone is gone: what was sent still goes out.
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if *self.closed.get_mut() {
-            return;
-        }
+impl Handle {
+    fn begin_to_close(&self) -> tokio::task::JoinHandle<()> {
         self.runtime.spawn(close(
             Arc::clone(&self.publisher),
             Arc::clone(&self.consumers),
             Arc::clone(&self.board),
             self.closing.clone(),
-        ));
+        ))
+    }
+}
+
+/// The last clone is gone: what was sent still goes out.
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if matches!(self.closed.get_mut(), Closing::Not) {
+            drop(self.begin_to_close());
+        }
     }
 }
 
@@ -213,11 +228,12 @@ impl Transport for AmqpTransport {
 
     async fn close(&self) {
         let mut closed = self.0.closed.lock().await;
-        if !*closed {
-            let Handle { publisher, consumers, board, closing, .. } = &*self.0;
-            close(Arc::clone(publisher), Arc::clone(consumers), Arc::clone(board), closing.clone())
-                .await;
-            *closed = true;
+        if matches!(*closed, Closing::Not) {
+            *closed = Closing::Now(self.0.begin_to_close());
+        }
+        if let Closing::Now(closing) = &mut *closed {
+            let _ = closing.await;
+            *closed = Closing::Done;
         }
     }
 }

@@ -88,29 +88,30 @@ impl Tags {
         }
     }
 
-    /// What to tell the broker: one ack for all at the front, and one for each that waits behind
-    /// a delivery that is still out.
-    fn flush(&mut self, out: &mut Vec<Ack>) {
-        let front = self.tags.iter().take_while(|t| matches!(t, Tag::Acked | Tag::Gone)).count();
-        let front = self.base + front as u64;
+    /// What to tell the broker of the first `count` that are due: one ack for all at the front, and
+    /// one for each that waits behind a delivery that is still out, or that is due later.
+    fn flush(&mut self, count: usize, out: &mut Vec<Ack>) {
+        let now: Vec<u64> = self.due.drain(..count.min(self.due.len())).collect();
+        for tag in &now {
+            if let Some(known) = self.get(*tag) {
+                *known = Tag::Gone;
+            }
+        }
+        self.forget();
         let mut last = None;
         let mut several = 0;
-        for tag in std::mem::take(&mut self.due) {
-            if tag < front {
+        for tag in now {
+            if tag < self.base {
                 several += 1;
                 last = last.max(Some(tag));
             } else {
                 out.push(Ack { tag, multiple: false });
-            }
-            if let Some(known) = self.get(tag) {
-                *known = Tag::Gone;
             }
         }
         // The broker must know the tag itself; those without an ack are none of its business.
         if let Some(tag) = last {
             out.push(Ack { tag, multiple: several > 1 });
         }
-        self.forget();
     }
 
     fn forget(&mut self) {
@@ -202,12 +203,18 @@ impl Acks {
     /// first, and whether it was written is of no interest, since a lost one only means a
     /// redelivery.
     pub(crate) fn flush(&self) {
+        self.flush_first(usize::MAX);
+    }
+
+    /// Only those that were due first. Returns whether others are left.
+    fn flush_first(&self, count: usize) -> bool {
         let mut acks = Vec::new();
         let mut state = self.state();
-        state.flush(&mut acks);
+        state.flush(count, &mut acks);
         for Ack { tag, multiple } in acks {
             once(self.channel.basic_ack(tag, BasicAckOptions { multiple }));
         }
+        !state.due.is_empty()
     }
 
     /// It goes back. `as_failure` counts towards the broker's limit, where it has one: RabbitMQ
@@ -255,8 +262,12 @@ async fn flush_when_due(acks: Weak<Acks>) {
             }
         };
         let _ = timeout(MOMENT, moment).await;
+        // Those that come while these wait have replies of their own to wait for.
+        let count = acks.state().due.len();
         acks.gate.passed().await;
-        acks.flush();
+        if acks.flush_first(count) {
+            acks.due.notify_one();
+        }
     }
 }
 
@@ -320,7 +331,7 @@ mod tests {
 
     fn flush(tags: &mut Tags) -> Vec<(u64, bool)> {
         let mut out = Vec::new();
-        tags.flush(&mut out);
+        tags.flush(usize::MAX, &mut out);
         out.iter().map(|ack| (ack.tag, ack.multiple)).collect()
     }
 
@@ -351,6 +362,19 @@ mod tests {
         assert_eq!(flush(&mut tags), [(4, false), (5, false), (2, true)]);
         tags.settle(3, Tag::Acked);
         assert_eq!(flush(&mut tags), [(3, false)]);
+        assert!(tags.tags.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_due_later_is_not_acked_by_its_neighbours() {
+        let mut tags = tags(4);
+        for tag in [1, 3, 2, 4] {
+            tags.settle(tag, Tag::Acked);
+        }
+        let mut out = Vec::new();
+        tags.flush(2, &mut out);
+        assert_eq!(out, [Ack { tag: 3, multiple: false }, Ack { tag: 1, multiple: false }]);
+        assert_eq!(flush(&mut tags), [(4, true)]);
         assert!(tags.tags.is_empty());
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -15,6 +18,16 @@ use crate::consuming::acks::Acks;
 pub(crate) struct Item {
     pub(crate) delivery: Delivery,
     pub(crate) ack_when_taken: Option<(Arc<Acks>, u64)>,
+}
+
+impl Item {
+    /// Somebody takes it.
+    fn taken(self) -> Delivery {
+        if let Some((acks, tag)) = self.ack_when_taken {
+            acks.ack(tag);
+        }
+        self.delivery
+    }
 }
 
 #[derive(Default)]
@@ -31,6 +44,9 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     sink: OnceLock<Arc<dyn DeliverySink>>,
     stopping: OnceLock<()>,
+    closing: OnceLock<()>,
+    /// How often what was delivered went back by itself.
+    losses: AtomicU64,
     /// Somebody called `stop`.
     pub(crate) stop: Notify,
 }
@@ -42,13 +58,13 @@ impl Inbox {
 
     pub(crate) fn put(&self, item: Item) {
         if let Some(sink) = self.sink.get() {
-            return sink.deliver(item.delivery);
+            return sink.deliver(item.taken());
         }
         let mut state = self.state();
         // It may have been set meanwhile; then everything earlier has gone there.
         if let Some(sink) = self.sink.get() {
             drop(state);
-            return sink.deliver(item.delivery);
+            return sink.deliver(item.taken());
         }
         if state.end.is_some() {
             drop(state);
@@ -63,7 +79,14 @@ impl Inbox {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.get().is_some()
+        self.stopping.get().is_some() || self.closing.get().is_some()
+    }
+
+    /// The connection is about to be closed: as if somebody had stopped it.
+    pub(crate) fn close(&self) {
+        self.end(ConsumerEnd::Closed);
+        let _ = self.closing.set(());
+        self.stop.notify_one();
     }
 
     /// Somebody begins, or ceases, to hear `stop`. Without anybody, stopping is ending.
@@ -100,12 +123,18 @@ impl Inbox {
     /// What a tap has seen does not.
     pub(crate) fn lost(&self) {
         let mut state = self.state();
-        let items = std::mem::take(&mut state.items).into_iter();
-        let (seen, gone) = items.partition::<VecDeque<_>, _>(|item| item.ack_when_taken.is_some());
-        state.items = seen;
+        self.losses.fetch_add(1, Ordering::Release);
+        let gone = take_lost(&mut state.items);
         drop(state);
         gone.into_iter().for_each(|item| item.delivery.requeue());
     }
+}
+
+fn take_lost(items: &mut VecDeque<Item>) -> VecDeque<Item> {
+    let all = std::mem::take(items).into_iter();
+    let (seen, gone) = all.partition::<VecDeque<_>, _>(|item| item.ack_when_taken.is_some());
+    *items = seen;
+    gone
 }
 
 /// The end of an inbox that its consumer holds.
@@ -113,18 +142,26 @@ pub(crate) struct InboxSource {
     inbox: Arc<Inbox>,
     /// Taken out of the inbox all at once: a lock for each would cost more than the rest.
     taken: VecDeque<Item>,
+    /// Of the inbox, when these were taken.
+    losses: u64,
 }
 
 impl InboxSource {
     pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
-        Self { inbox, taken: VecDeque::new() }
+        Self { inbox, taken: VecDeque::new(), losses: 0 }
     }
 }
 
 impl Source for InboxSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, ConsumerEnd>> {
+        let losses = self.inbox.losses.load(Ordering::Acquire);
+        if losses != self.losses {
+            self.losses = losses;
+            take_lost(&mut self.taken).into_iter().for_each(|item| item.delivery.requeue());
+        }
         if self.taken.is_empty() {
             let mut state = self.inbox.state();
+            self.losses = self.inbox.losses.load(Ordering::Acquire);
             // Once it is stopped, what is left goes back.
             if !self.inbox.is_stopping() {
                 std::mem::swap(&mut self.taken, &mut state.items);
@@ -138,10 +175,7 @@ impl Source for InboxSource {
             }
         }
         let Some(item) = self.taken.pop_front() else { return Poll::Pending };
-        if let Some((acks, tag)) = item.ack_when_taken {
-            acks.ack(tag);
-        }
-        Poll::Ready(Ok(item.delivery))
+        Poll::Ready(Ok(item.taken()))
     }
 
     fn stop(&mut self) {
@@ -162,7 +196,7 @@ impl Source for InboxSource {
     fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
         let mut state = self.inbox.state();
         for item in self.taken.drain(..).chain(std::mem::take(&mut state.items)) {
-            sink.deliver(item.delivery);
+            sink.deliver(item.taken());
         }
         let _ = self.inbox.sink.set(sink);
         true

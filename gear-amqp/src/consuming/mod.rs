@@ -9,6 +9,7 @@ mod pump;
 pub(crate) mod subscribed;
 
 use std::{
+    future::Future,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -23,7 +24,7 @@ use lapin::{
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use self::{
@@ -213,11 +214,10 @@ impl Consumers {
         let since = Instant::now();
         let mut was_here = false;
         while !inbox.is_stopping() && !self.is_closed() {
-            let queue = tokio::select! {
-                biased;
-                () = inbox.stop.notified() => break,
-                queue = self.declare(&subscribed, &epoch) => queue,
-            };
+            let queue = self.not_stopped(&inbox, self.declare(&subscribed, &epoch)).await;
+            if inbox.is_stopping() {
+                break;
+            }
             let established = match queue {
                 Ok(queue) => self.consume(&subscribed, &epoch, &queue).await,
                 Err(failure) => Err(failure),
@@ -273,12 +273,26 @@ impl Consumers {
                 () = sleep(pause.next()) => {}
             }
         }
-        if was_here && inbox.is_stopping() {
+        // Closing does that itself: a channel that is closed beside it would cost the last acks.
+        if was_here && inbox.is_stopping() && !self.is_closed() {
             self.flush(&epoch).await;
             self.delete_replies([&subscribed], &epoch).await;
         }
         self.remove(&subscribed);
         drop(attended);
+    }
+
+    /// Awaits what must not be given up half-way. Whoever stops the subscription does not wait for it.
+    async fn not_stopped<T>(&self, inbox: &Inbox, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        tokio::select! {
+            biased;
+            done = &mut other => done,
+            () = inbox.stop.notified() => {
+                inbox.end(ConsumerEnd::Stopped);
+                other.await
+            }
+        }
     }
 
     /// Tells the broker what was acked, without waiting for more.
@@ -329,17 +343,7 @@ impl Consumers {
         epoch: &Epoch,
         queue: &str,
     ) -> Result<Established, Failure> {
-        let begun = self.begin(subscribed, epoch, queue);
-        tokio::pin!(begun);
-        tokio::select! {
-            biased;
-            begun = &mut begun => begun,
-            () = subscribed.inbox.stop.notified() => {
-                // Whoever stops it does not wait for that.
-                subscribed.inbox.end(ConsumerEnd::Stopped);
-                begun.await
-            }
-        }
+        self.not_stopped(&subscribed.inbox, self.begin(subscribed, epoch, queue)).await
     }
 
     async fn begin(
@@ -386,7 +390,9 @@ impl Consumers {
         }
     }
 
-    /// Declares the queue; returns its name on the broker.
+    /// Declares the queue; returns its name on the broker. Not given up half-way: where the broker
+    /// closes the channel because there is no such queue, and lapin closes it because nobody wants
+    /// it any more, lapin takes the answer to that for an error, and ends the connection.
     async fn declare(
         &self,
         subscribed: &Arc<Subscribed>,
@@ -458,13 +464,17 @@ impl Consumers {
             // The connection still needs its channels, to be closed in order.
             (std::mem::take(&mut state.subscriptions), state.epoch.clone())
         };
+        // Nothing more is to come: it would go back at once, and come again, and each time counts.
+        subscriptions.iter().for_each(|subscribed| subscribed.inbox.close());
         if let Some(epoch) = epoch.filter(|epoch| epoch.connection.status().connected()) {
-            self.flush(&epoch).await;
-            self.delete_replies(&subscriptions, &epoch).await;
+            let last_words = async {
+                self.flush(&epoch).await;
+                self.delete_replies(&subscriptions, &epoch).await;
+            };
+            let _ = timeout(ANSWER, last_words).await;
         }
         for subscribed in subscriptions {
             subscribed.established(Err(SubscribeError::Closed));
-            subscribed.inbox.end(ConsumerEnd::Closed);
             subscribed.set_pending(None);
         }
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use gear_api::{Delivery, Kind, Message, Settlement, topology::exchange};
+use gear_api::{ConsumerEnd, Delivery, Kind, Message, Settlement, topology::exchange};
 use lapin::options::BasicCancelOptions;
 use tokio::time::timeout;
 
@@ -71,18 +71,39 @@ impl Consumers {
             }
         };
         match why {
-            Some(why) => Pumped::Ended(why),
+            Some(why) => {
+                if !acks.channel().status().connected() {
+                    // The broker has back what nobody has taken yet.
+                    subscribed.inbox.lost();
+                }
+                Pumped::Ended(why)
+            }
             None => {
                 // What the broker sends before it hears of this goes back.
                 let options = BasicCancelOptions::default();
                 let cancel = acks.channel().basic_cancel(consumer.tag(), options);
                 let _ = within(ANSWER, "cancelling a consumer", cancel).await;
                 subscribed.inbox.give_back();
-                while let Ok(Some(Ok(left))) =
-                    timeout(Duration::from_secs(1), consumer.next()).await
-                {
-                    acks.out(left.delivery_tag);
-                    acks.give_back(left.delivery_tag, false);
+                // Until a broker that is slow has heard of it, it may send more, which would stay
+                // with this connection.
+                loop {
+                    match timeout(Duration::from_secs(1), consumer.next()).await {
+                        // The broker waits for no word about replies, and takes one as an error.
+                        Ok(Some(Ok(left)))
+                            if matches!(subscribed.particular, Particular::Replies(..)) =>
+                        {
+                            self.deliver(subscribed, left, &mut decoder, &acks, &settler);
+                        }
+                        Ok(Some(Ok(left))) => {
+                            acks.out(left.delivery_tag);
+                            acks.give_back(left.delivery_tag, false);
+                        }
+                        Err(_) if acks.channel().status().connected() => {
+                            // Whoever stops it does not wait for that.
+                            subscribed.inbox.end(ConsumerEnd::Stopped);
+                        }
+                        _ => break,
+                    }
                 }
                 Pumped::Stopped
             }

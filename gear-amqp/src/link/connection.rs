@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{Shutdown, TcpStream},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ pub(crate) struct Open {
     pub(crate) broker: String,
     /// The number that the choice was, when it was opened.
     pub(crate) at: usize,
+    pub(crate) user: String,
 }
 
 /// Connects to one broker, within `connect_timeout`.
@@ -44,34 +45,25 @@ pub(crate) async fn open(
     let (outcome, wanted) = watch::channel(false);
     let connecting = async {
         let runtime = lapin::runtime::default_runtime()?;
-        Connection::connector(
-            uri(options, &endpoint),
-            runtime,
-            // The crate's own way from a URI to an address knows no IPv6, and has the name in the
-            // certificate be the host's.
-            async move |_, runtime| {
-                let dial = async {
-                    let addresses = runtime.to_socket_addrs((host.clone(), port));
-                    let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
-                    if let AsyncTcpStream::Plain(plain) = &stream {
-                        hang_up_unless_open(second_handle(plain.get_ref())?, wanted.clone());
-                    }
-                    match &tls {
-                        None => Ok(stream),
-                        Some(tls) => Ok(stream.into_tls(&tls.name, tls.config.as_ref()).await?),
-                    }
-                };
-                let mut gone = wanted.clone();
-                tokio::select! {
-                    dialed = dial => dialed,
-                    _ = gone.wait_for(|open| *open) => {
-                        Err(io::Error::from(io::ErrorKind::TimedOut).into())
-                    }
-                }
-            },
-            properties,
-        )
-        .await
+        // The crate's own way from a URI to an address knows no IPv6, and has the name in the
+        // certificate be the host's. And what it begins for a connection never ends if it is told
+        // that there is no link, which it is again and again while a broker is down (4.12): so it
+        // hears of a link that is there.
+        let addresses = runtime.to_socket_addrs((host, port));
+        let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            hang_up_unless_open(second_handle(plain.get_ref())?, wanted);
+        }
+        let stream = match &tls {
+            None => stream,
+            Some(tls) => stream.into_tls(&tls.name, tls.config.as_ref()).await?,
+        };
+        let stream = Mutex::new(Some(stream));
+        let dial = async move |_, _| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted).into())
+        };
+        Connection::connector(uri(options, &endpoint, purpose), runtime, dial, properties).await
     };
     let connection = match timeout(limit, connecting).await {
         Ok(Ok(connection)) => connection,
@@ -85,7 +77,7 @@ pub(crate) async fn open(
     outcome.send_replace(true);
     let events = Box::pin(connection.events_listener());
     let connection = Arc::new(connection);
-    Ok(Open { connection, events, broker, at })
+    Ok(Open { connection, events, broker, at, user: endpoint.user })
 }
 
 /// lapin's thread goes on waiting for a silent peer when nobody waits for the connection any more,
@@ -138,7 +130,13 @@ impl Tls {
 /// properties of a message must fit one frame; ours have up to 20 KiB. A broker may want less.
 const FRAME_MAX: u32 = 32 * 1024;
 
-fn uri(options: &AmqpBuilder, endpoint: &Endpoint) -> AMQPUri {
+/// The same where messages come: of those of foreign programs the properties have as much as their
+/// connections allow, RabbitMQ sends them in one frame whatever ours allows, and lapin ends a
+/// connection that brings a longer one. The message would come again with the next.
+const FRAME_MAX_CONSUMING: u32 = 128 * 1024;
+
+fn uri(options: &AmqpBuilder, endpoint: &Endpoint, purpose: &str) -> AMQPUri {
+    let frame_max = if purpose == "publish" { FRAME_MAX } else { FRAME_MAX_CONSUMING };
     let heartbeat = u16::try_from(options.heartbeat.as_secs()).unwrap_or(60);
     let mechanism =
         if options.external_auth { SASLMechanism::External } else { SASLMechanism::Plain };
@@ -154,7 +152,7 @@ fn uri(options: &AmqpBuilder, endpoint: &Endpoint) -> AMQPUri {
         },
         vhost: endpoint.vhost.clone(),
         query: AMQPQueryString {
-            frame_max: Some(FRAME_MAX),
+            frame_max: Some(frame_max),
             heartbeat: Some(heartbeat),
             auth_mechanism: Some(mechanism),
             ..AMQPQueryString::default()

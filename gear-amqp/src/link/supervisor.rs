@@ -207,10 +207,10 @@ impl Supervisor {
                 return Ended::Lost(error.to_string().into());
             }
         }
-        let Open { connection, mut events, .. } = link;
+        let Open { connection, mut events, user, .. } = link;
         let publishing = async {
             match &self.publisher {
-                Some(publisher) => publisher.serve(&connection).await,
+                Some(publisher) => publisher.serve(&connection, &user).await,
                 None => std::future::pending().await,
             }
         };

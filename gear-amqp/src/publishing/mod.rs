@@ -88,6 +88,8 @@ struct Up {
     frame_max: usize,
     /// Delays whose exchange exists.
     delays: HashSet<Duration>,
+    /// The one that messages name, if they shall: each broker may know us by another.
+    user: Option<String>,
 }
 
 impl Publisher {
@@ -179,7 +181,7 @@ impl Publisher {
         let Link::Up(up) = &mut state.link else {
             return state.queue.push_front(outgoing);
         };
-        let publishing = match self.prepare(&outgoing, up.frame_max) {
+        let publishing = match self.prepare(&outgoing, up) {
             Ok(publishing) => publishing,
             Err(NotEncodable::TooLate) => return outgoing.give_up("its deadline passed"),
             Err(NotEncodable::TooLong(what)) => {
@@ -205,11 +207,12 @@ impl Publisher {
         up.flight.publish(number, publishing);
     }
 
-    fn prepare(&self, outgoing: &Outgoing, limit: usize) -> Result<Publishing, NotEncodable> {
+    fn prepare(&self, outgoing: &Outgoing, up: &Up) -> Result<Publishing, NotEncodable> {
+        let limit = up.frame_max;
         let Outgoing { target, message, .. } = outgoing;
         let names = &self.settings.names;
         let too_long = |_| NotEncodable::TooLong("the key");
-        let properties = encode(message, names, self.settings.user_id(), target.expiry, now)?;
+        let properties = encode(message, names, up.user.as_deref(), target.expiry, now)?;
         let bytes = header_frame(&properties);
         if bytes > limit {
             return Err(NotEncodable::FrameTooSmall { bytes, limit });

@@ -3,7 +3,8 @@
 
 use std::{
     collections::HashSet,
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -53,7 +54,8 @@ impl Publisher {
             if !state.may_hand_over(&self.settings, front) {
                 let Link::Up(up) = &state.link else { break };
                 let undeclared = front.target.delay.filter(|delay| !up.delays.contains(delay));
-                return undeclared.filter(|_| !up.blocked).map(Turn::Declare);
+                let works = !up.blocked && up.failed.is_none();
+                return undeclared.filter(|_| works).map(Turn::Declare);
             }
             if let Some(outgoing) = state.queue.pop_front() {
                 self.hand_over(state, outgoing);
@@ -87,13 +89,13 @@ impl Publisher {
     }
 
     /// Publishes over `connection` for as long as that works.
-    pub(crate) async fn serve(&self, connection: &Connection) -> Ended {
+    pub(crate) async fn serve(&self, connection: &Connection, user: &str) -> Ended {
         loop {
             let channel = match open_confirming(connection).await {
                 Ok(channel) => channel,
                 Err(error) => return Ended::Lost(error.to_string().into()),
             };
-            self.attach(connection, channel.clone());
+            self.attach(connection, channel.clone(), user);
             let ended = loop {
                 match poll_fn(|cx| self.turn(cx)).await {
                     // The channel stays until its connection is closed.
@@ -108,8 +110,16 @@ impl Publisher {
                         break Some(Ended::Lost(why));
                     }
                     Turn::Declare(delay) => {
-                        if let Err(error) = self.declare_delay(connection, delay).await {
-                            self.refuse_delay(delay, &error);
+                        let declaring = self.declare_delay(connection, delay);
+                        match self.draining(declaring).await {
+                            Ok(()) => {}
+                            // Trying again at once would let nobody else run who could see that
+                            // the connection is gone.
+                            Err(RpcError::Lost(why)) => break Some(Ended::Lost(why)),
+                            Err(RpcError::Silent { .. }) if !self.probe(connection).await => {
+                                break Some(Ended::Stuck);
+                            }
+                            Err(error) => self.refuse_delay(delay, &error),
                         }
                     }
                     Turn::Overdue => {
@@ -129,6 +139,17 @@ impl Publisher {
         }
     }
 
+    /// Hands out confirms while something else is awaited.
+    async fn draining<T>(&self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        poll_fn(|cx| {
+            self.signal.task.register(cx.waker());
+            self.drain(&mut self.state());
+            other.as_mut().poll(cx)
+        })
+        .await
+    }
+
     /// Returns how often, since anything was confirmed, it took too long.
     fn suspect(&self) -> u32 {
         let mut state = self.state();
@@ -143,7 +164,7 @@ impl Publisher {
         matches!(tokio::time::timeout(ANSWER, declarer.exchanges()).await, Ok(Ok(())))
     }
 
-    fn attach(&self, connection: &Connection, channel: Channel) {
+    fn attach(&self, connection: &Connection, channel: Channel, user: &str) {
         let mut state = self.state();
         if matches!(state.link, Link::Closed) {
             return;
@@ -154,6 +175,7 @@ impl Publisher {
             failed: None,
             frame_max: connection.configuration().frame_max() as usize,
             delays: HashSet::new(),
+            user: self.settings.options.send_user_id.then(|| user.to_owned()),
         }));
         state.suspicions = 0;
         drop(state);
@@ -239,11 +261,13 @@ impl Publisher {
         if !matches!(error, RpcError::Refused { .. }) {
             return;
         }
-        for outgoing in &mut self.state().queue {
-            if outgoing.target.delay == Some(delay) {
+        // They are gone at once: the next try may work, and what was refused must not be sent.
+        self.state().queue.retain_mut(|outgoing| {
+            let is_for_it = outgoing.target.delay == Some(delay);
+            if is_for_it {
                 outgoing.answer(Err(PublishError::Refused(error.to_string().into())));
-                outgoing.asker = Asker::Nobody;
             }
-        }
+            !is_for_it
+        });
     }
 }

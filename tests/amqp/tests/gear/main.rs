@@ -7,6 +7,7 @@ mod cycles;
 mod example;
 mod foreign;
 mod handshake;
+mod moments;
 mod names;
 mod outages;
 mod publishing;
