@@ -225,7 +225,7 @@ impl Consumers {
             match established {
                 Ok(established) => {
                     was_here = true;
-                    pause = Pause::new();
+                    let begun = Instant::now();
                     subscribed.listening();
                     subscribed.set_patient(false);
                     subscribed.set_pending(None);
@@ -243,7 +243,10 @@ impl Consumers {
                             epoch.retire(subscribed.slot, acks).await;
                         }
                     }
-                    continue;
+                    // What ends as soon as it has begun is not tried again without a pause.
+                    if pause.worked(begun.elapsed()) {
+                        continue;
+                    }
                 }
                 Err(Failure::Lost) if !epoch.connection.status().connected() => return,
                 Err(Failure::Lost) => {} // a channel, or there are too many of them
