@@ -8,8 +8,9 @@ use lapin::options::BasicCancelOptions;
 use tokio::time::timeout;
 
 use super::{
-    Consumers, Established,
+    Consumers,
     acks::{Acks, Settler},
+    establish::Established,
     inbox::Item,
     ping,
     subscribed::{Particular, Slot, Subscribed},

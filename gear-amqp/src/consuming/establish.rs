@@ -1,0 +1,177 @@
+//! From a subscription to a consumer that works: its queue is declared, and consumed.
+
+use std::sync::Arc;
+
+use gear_api::SubscribeError;
+use lapin::{
+    options::{BasicConsumeOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
+};
+
+use super::{
+    Consumers,
+    acks::Acks,
+    epoch::Epoch,
+    subscribed::{Particular, Subscribed},
+};
+use crate::{
+    link::{
+        declare::{Declarer, Owner, short},
+        rpc::{ANSWER, RpcError, code, open_channel, within},
+    },
+    settings::Settings,
+};
+
+/// Why there is no consumer.
+pub(super) enum Failure {
+    /// The connection will not do.
+    Lost,
+    Refused(SubscribeError),
+    /// May be mended by itself.
+    NotNow(RpcError),
+    InUse,
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        match &error {
+            RpcError::Lost(_) => Self::Lost,
+            RpcError::Silent { .. } => Self::NotNow(error),
+            RpcError::Refused { text, .. } => Self::Refused(SubscribeError::Refused(text.clone())),
+        }
+    }
+}
+
+/// A consumer that works.
+pub(super) struct Established {
+    pub(super) consumer: lapin::Consumer,
+    pub(super) acks: Arc<Acks>,
+}
+
+impl Consumers {
+    /// Begins to consume. Not given up half-way: the broker may have a consumer by then, and what
+    /// that gets must go back.
+    pub(super) async fn consume(
+        &self,
+        subscribed: &Subscribed,
+        epoch: &Epoch,
+        queue: &str,
+    ) -> Result<Established, Failure> {
+        self.not_stopped(&subscribed.inbox, self.begin(subscribed, epoch, queue)).await
+    }
+
+    async fn begin(
+        &self,
+        subscribed: &Subscribed,
+        epoch: &Epoch,
+        queue: &str,
+    ) -> Result<Established, Failure> {
+        let mut slot = epoch.channel(subscribed.slot).await;
+        let acks = match &*slot {
+            Some(acks) if acks.channel().status().connected() => Arc::clone(acks),
+            _ => {
+                let channel = open_channel(&epoch.connection).await?;
+                let acks = Acks::start(channel, Arc::clone(&self.publisher.gate));
+                Arc::clone(slot.insert(acks))
+            }
+        };
+        let channel = acks.channel();
+        let no_ack = matches!(subscribed.particular, Particular::Replies(..));
+        if !no_ack {
+            let qos = channel.basic_qos(subscribed.prefetch, BasicQosOptions::default());
+            within(ANSWER, "setting the prefetch", qos).await?;
+            acks.serve(subscribed.prefetch);
+        }
+        let exclusive = matches!(subscribed.particular, Particular::Instance(_));
+        let options = BasicConsumeOptions { no_ack, exclusive, ..BasicConsumeOptions::default() };
+        let name = short(queue)?;
+        let consume =
+            channel.basic_consume(name, ShortString::default(), options, FieldTable::default());
+        match within(ANSWER, "starting to consume", consume).await {
+            Ok(consumer) => Ok(Established { consumer, acks }),
+            Err(error) if exclusive && error.is(code::ACCESS_REFUSED) => Err(Failure::InUse),
+            Err(error) => {
+                if matches!(error, RpcError::Silent { .. }) {
+                    // If it begins after all, nobody has its deliveries: they go back with their
+                    // channel.
+                    *slot = None;
+                    let channel = acks.channel().clone();
+                    let close = async move { channel.close(200, "too slow".into()).await };
+                    tokio::spawn(async { drop(within(ANSWER, "closing a channel", close).await) });
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Declares the queue; returns its name on the broker. Not given up half-way: where the broker
+    /// closes the channel because there is no such queue, and lapin closes it because nobody wants
+    /// it any more, lapin takes the answer to that for an error, and ends the connection.
+    pub(super) async fn declare(
+        &self,
+        subscribed: &Arc<Subscribed>,
+        epoch: &Epoch,
+    ) -> Result<String, Failure> {
+        let options = &self.settings.options;
+        let new = || Declarer::new(&epoch.connection, &self.settings.names, options.topology);
+        let mut declarer = if subscribed.is_patient() { new().patient() } else { new() };
+        if let Some(dead) = &subscribed.dead {
+            match declarer.queue(dead, Owner::Many).await {
+                // It exists, and what is to be set aside can wait for it.
+                Err(error) if may_be_out_of_reach(&error) => {
+                    tracing::warn!(queue = %dead.queue.name, %error, "can not be reached");
+                    declarer = new();
+                }
+                declared => drop(declared?),
+            }
+        }
+        let declaration = subscribed.declaration();
+        let owner = match subscribed.particular {
+            Particular::Nothing => Owner::Many,
+            Particular::Instance(_) => Owner::Instance,
+            Particular::Replies(..) | Particular::Tap => Owner::Start,
+        };
+        let found = match declarer.queue(&declaration, owner).await {
+            Ok(found) => found,
+            Err(error) => return Err(self.mend(subscribed, epoch, error).await),
+        };
+        declarer.done().await;
+        if matches!(subscribed.particular, Particular::Instance(_)) && found.consumers > 0 {
+            return Err(Failure::InUse);
+        }
+        Ok(found.name)
+    }
+
+    /// Sees to it that trying again is of use, if the queue is to blame and not the whole broker.
+    async fn mend(&self, subscribed: &Subscribed, epoch: &Epoch, error: RpcError) -> Failure {
+        if !may_be_out_of_reach(&error) {
+            return error.into();
+        }
+        let Settings { options, names } = &*self.settings;
+        let new = || Declarer::new(&epoch.connection, names, options.topology);
+        match &subscribed.particular {
+            // Answers to calls that are under way come to the old one.
+            Particular::Replies(..) if !error.is_out_of_reach() && !new().answers().await => {
+                subscribed.set_patient(true);
+            }
+            Particular::Replies(..) => {
+                subscribed.rename();
+                tracing::warn!(%error, "the reply queue is out of reach; using a new one");
+            }
+            // Silence is no reason: the queue may be well, and the broker slow.
+            Particular::Instance(instance)
+                if options.recreate_instance_queue && error.is_out_of_reach() =>
+            {
+                tracing::warn!(%instance, %error, "declaring the queue again; its content is lost");
+                let _ = new().delete(instance.as_str()).await;
+            }
+            _ => {}
+        }
+        Failure::NotNow(error)
+    }
+}
+
+/// A classic queue whose node is down answers nothing, for a long time.
+fn may_be_out_of_reach(error: &RpcError) -> bool {
+    matches!(error, RpcError::Silent { .. }) || error.is_out_of_reach()
+}
