@@ -262,9 +262,7 @@ async fn a_channel_that_the_broker_closes_comes_back_with_all_its_consumers() ->
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settling_after_a_reconnect_does_nothing() -> Test {
-    let broker = gear_test_amqp::Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     let transport = system.connect().await;
     let mut queue = serve(&transport, &CTRL, 10).await;
     fill(&transport, &CTRL, 3).await?;

@@ -13,9 +13,7 @@ use crate::{CTRL, PATIENCE, REPO, System, Test, cast, eventually, next, ready, s
 /// Of lost connections. With `GEAR_TEST_LONG` half an hour: pauses between them grow to 2 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cycle_after_cycle_leaves_nothing_behind() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     let transport = system.connect().await;
     let _queue = serve(&transport, &CTRL, 1).await;
     let cycles = if std::env::var_os("GEAR_TEST_LONG").is_some() { 1_000 } else { 20 };

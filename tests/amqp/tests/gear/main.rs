@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use gear_amqp::{AmqpBuilder, AmqpTransport};
 use gear_api::{Consumer, Delivery, Id, Kind, Message, Service, Subscription, Transport};
-use gear_test_amqp::{Broker, unique_system};
+use gear_test_amqp::{Broker, Proxy, unique_system};
 use lapin::{Channel, Connection, ConnectionProperties};
 
 pub(crate) type Test = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -47,6 +47,18 @@ impl System {
 
     pub(crate) fn at(url: String) -> Self {
         Self { url, name: unique_system() }
+    }
+
+    /// One that reaches the broker by way of a proxy, which can fail.
+    pub(crate) async fn behind_proxy() -> (Proxy, Self) {
+        let proxy = Broker::shared().await.proxy().await;
+        let system = Self::at(proxy.url());
+        (proxy, system)
+    }
+
+    /// The same one, without anything between.
+    pub(crate) async fn direct(&self) -> Self {
+        Self { url: Broker::shared().await.url(), name: self.name.clone() }
     }
 
     pub(crate) fn builder(&self) -> AmqpBuilder {

@@ -71,9 +71,8 @@ fn replies(sink: &Arc<Sink>) -> Result<Subscription, gear_api::NameError> {
 /// A link that goes while the exchange of a delay is declared is noticed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_is_lost_while_a_delay_is_declared() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let transport = System::at(proxy.url()).connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.connect().await;
     let mut queue = serve(&transport, &REPO, 10).await;
     proxy.freeze();
     let route = Route::Delayed { delay: Duration::from_millis(50), queue: "REPO" };
@@ -94,7 +93,7 @@ async fn a_delay_is_declared_elsewhere_if_a_broker_answers_nothing() -> Test {
     let system = System::at(one.url());
     let builder = system.builder().url(&two.url())?.heartbeat(Duration::from_secs(60));
     let transport = builder.confirm_timeout(Duration::from_secs(2)).connect().await?;
-    let direct = System { url: broker.url(), name: system.name.clone() }.connect().await;
+    let direct = system.direct().await.connect().await;
     let mut queue = serve(&direct, &REPO, 10).await;
     if one.connections() > 0 {
         one.freeze_answers();
@@ -155,9 +154,8 @@ async fn a_consumer_has_not_taken_what_it_has_when_its_channel_goes() -> Test {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_has_a_batch_in_its_hands_when_its_link_goes() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let transport = System::at(proxy.url()).connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.connect().await;
     let mut queue = serve(&transport, &CTRL, 100).await;
     for n in 0..50 {
         transport.send(Route::Address(&Address::from(&CTRL)), cast(&n.to_string())).await?;
@@ -196,13 +194,11 @@ async fn a_tap_that_goes_straight_to_a_sink_does_not_run_full() -> Test {
 /// What a foreign program may send does not fit into the frames that we ask for to publish.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_headers_of_a_foreign_program_end_no_connection() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     let transport = system.connect().await;
     let mut queue = serve(&transport, &CTRL, 10).await;
     let accepted = proxy.accepted();
-    let direct = System { url: broker.url(), name: system.name.clone() };
+    let direct = system.direct().await;
     let (_connection, channel) = direct.foreign().await?;
     let mut headers = FieldTable::default();
     let large = AMQPValue::LongString(LongString::from("x".repeat(60_000)));
@@ -222,9 +218,7 @@ async fn large_headers_of_a_foreign_program_end_no_connection() -> Test {
 /// back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_broker_hears_late_that_a_consumer_has_stopped() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     let transport = system.builder().heartbeat(Duration::from_secs(60)).connect().await?;
     let mut other = serve(&transport, &REPO, 10).await;
     let mut queue = serve(&transport, &CTRL, 10).await;
@@ -233,7 +227,7 @@ async fn the_broker_hears_late_that_a_consumer_has_stopped() -> Test {
     queue.stop();
     while queue.next().await.is_some() {}
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    let direct = System { url: broker.url(), name: system.name.clone() }.connect().await;
+    let direct = system.direct().await.connect().await;
     for n in 0..5 {
         direct.send(Route::Address(&Address::from(&CTRL)), cast(&n.to_string())).await?;
     }
@@ -249,9 +243,8 @@ async fn the_broker_hears_late_that_a_consumer_has_stopped() -> Test {
 /// connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscriptions_are_given_up_at_every_moment() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let transport = System::at(proxy.url()).connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.connect().await;
     let mut other = serve(&transport, &REPO, 10).await;
     let accepted = proxy.accepted();
     for us in (0..12_000).step_by(120) {
@@ -268,9 +261,8 @@ async fn subscriptions_are_given_up_at_every_moment() -> Test {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_is_given_up_and_done_again() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let transport = System::at(proxy.url()).connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.connect().await;
     let mut queue = serve(&transport, &CTRL, 10).await;
     let _replies = transport.subscribe(replies(&Arc::default())?).await?;
     proxy.freeze();
@@ -282,9 +274,7 @@ async fn closing_is_given_up_and_done_again() -> Test {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_over_a_dead_link_takes_no_longer_for_many_subscriptions() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     let transport = system.builder().heartbeat(Duration::from_secs(60)).connect().await?;
     let mut all = Vec::new();
     for _ in 0..4 {

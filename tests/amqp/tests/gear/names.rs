@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use gear_api::{Address, Route, SubscribeError, Subscription, Transport};
-use gear_test_amqp::Broker;
 
 use crate::{CTRL, PATIENCE, System, Test, cast, next};
 
@@ -33,16 +32,14 @@ async fn a_second_node_under_a_name_in_use_is_refused_in_good_time() -> Test {
 /// The broker keeps a connection that is dead without a goodbye for three heartbeats.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_its_link_waits_until_the_broker_lets_go() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(format!("{}?heartbeat=1", proxy.url()));
-    let transport = system.connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.builder().heartbeat(Duration::from_secs(1)).connect().await?;
     let mut queue = transport.subscribe(own()).await?;
     // Nothing passes any more, and nobody hears of it: the old connections stay open at the
     // broker's end while the node comes back by another way.
     proxy.freeze();
-    let direct = System { url: format!("{}?heartbeat=1", broker.url()), name: system.name.clone() };
-    let again = direct.connect().await;
+    let direct = system.direct().await;
+    let again = direct.builder().heartbeat(Duration::from_secs(1)).connect().await?;
     let start = Instant::now();
     let mut taken_over = tokio::time::timeout(PATIENCE, again.subscribe(own())).await??;
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
@@ -55,10 +52,8 @@ async fn a_node_that_lost_its_link_waits_until_the_broker_lets_go() -> Test {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_has_its_name_again() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(format!("{}?heartbeat=1", proxy.url()));
-    let transport = system.connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.builder().heartbeat(Duration::from_secs(1)).connect().await?;
     let mut queue = transport.subscribe(own()).await?;
     proxy.freeze();
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -77,9 +77,7 @@ async fn nothing_confirmed_is_lost_when_the_link_is_cut_again_and_again() -> Tes
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_during_an_outage_waits_and_is_sent_once() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     // With one connection there is one moment at which it is noticed.
     let transport = system.builder().single_connection(true).connect().await?;
     let mut queue = serve(&transport, &CTRL, 50).await;
@@ -108,10 +106,8 @@ async fn what_is_sent_during_an_outage_waits_and_is_sent_once() -> Test {
 /// With lapin's own recovery pending confirms resolve after the reconnect, 20 to 39 s later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_is_dead_without_a_word_is_noticed_by_its_heartbeat() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(format!("{}?heartbeat=1", proxy.url()));
-    let transport = system.connect().await;
+    let (proxy, system) = System::behind_proxy().await;
+    let transport = system.builder().heartbeat(Duration::from_secs(1)).connect().await?;
     let mut queue = serve(&transport, &CTRL, 50).await;
     proxy.freeze();
     let to = Address::from(&CTRL);
@@ -175,7 +171,7 @@ async fn a_broker_that_does_not_answer_a_consumer_is_left_for_another() -> Test 
         two.freeze_answers();
     }
 
-    let elsewhere = System { url: broker.url(), name: system.name.clone() }.connect().await;
+    let elsewhere = system.direct().await.connect().await;
     elsewhere.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
     assert_eq!(text(next(&mut queue).await.message()), "x");
     Ok(())
@@ -259,7 +255,7 @@ async fn an_answer_arrives_although_the_broker_said_nothing_for_a_while() -> Tes
     let broker = Broker::shared().await;
     let slow = Handshake::before(broker, Then::GoesOn).await?;
     let system = System::at(slow.url());
-    let direct = System { url: broker.url(), name: system.name.clone() };
+    let direct = system.direct().await;
     let gate: Arc<Gate> = Arc::new([0; 2].map(tokio::sync::Semaphore::new));
     let node = Node::builder(direct.connect().await, CTRL.at("host1")?).state(Arc::clone(&gate));
     let node = node.on(ASK, ask).start().await?;
@@ -386,9 +382,7 @@ async fn a_broker_that_blocks_publishers_says_so_and_consuming_goes_on() -> Test
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_while_the_broker_is_away_takes_no_time() -> Test {
-    let broker = Broker::shared().await;
-    let proxy = broker.proxy().await;
-    let system = System::at(proxy.url());
+    let (proxy, system) = System::behind_proxy().await;
     let transport = system.connect().await;
     let mut queue = serve(&transport, &CTRL, 1).await;
     proxy.freeze();

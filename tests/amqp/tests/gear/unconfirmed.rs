@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use gear_amqp::AmqpTransport;
 use gear_api::{Address, Consumer, Message, Publish, PublishError, Route, Timestamp, Transport};
-use gear_test_amqp::{Broker, Proxy};
+use gear_test_amqp::Proxy;
 
 use crate::{CTRL, PATIENCE, System, Test, cast, next, nothing, serve, text};
 
@@ -40,11 +40,9 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let broker = Broker::shared().await;
-        let proxy = broker.proxy().await;
-        let system = System::at(proxy.url());
+        let (proxy, system) = System::behind_proxy().await;
         let sender = system.connect().await;
-        let direct = System { url: broker.url(), name: system.name };
+        let direct = system.direct().await;
         let receiver = direct.connect().await;
         let queue = serve(&receiver, &CTRL, 1_000).await;
         Self { proxy, sender, queue, _receiver: receiver, direct, copies: Copies::default() }
