@@ -17,7 +17,7 @@ use super::{
 use crate::{
     link::{
         declare::{Declarer, Owner, short},
-        rpc::{ANSWER, RpcError, code, open_channel, within},
+        rpc::{ANSWER, RpcError, close, code, open_channel, within, within_or},
     },
     settings::Settings,
 };
@@ -75,38 +75,38 @@ impl Consumers {
                 Arc::clone(slot.insert(acks))
             }
         };
-        let channel = acks.channel();
+        let channel = acks.channel().clone();
         let no_ack = matches!(subscribed.particular, Particular::Replies(..));
         if !no_ack {
-            let qos = channel.basic_qos(subscribed.prefetch, BasicQosOptions::default());
+            let (channel, prefetch) = (channel.clone(), subscribed.prefetch);
+            let qos = async move { channel.basic_qos(prefetch, BasicQosOptions::default()).await };
             within(ANSWER, "setting the prefetch", qos).await?;
             acks.serve(subscribed.prefetch);
         }
         let exclusive = matches!(subscribed.particular, Particular::Instance(_));
         let options = BasicConsumeOptions { no_ack, exclusive, ..BasicConsumeOptions::default() };
         let name = short(queue)?;
-        let consume =
-            channel.basic_consume(name, ShortString::default(), options, FieldTable::default());
-        match within(ANSWER, "starting to consume", consume).await {
+        let used = channel.clone();
+        let consume = async move {
+            channel
+                .basic_consume(name, ShortString::default(), options, FieldTable::default())
+                .await
+        };
+        // If it begins after all, nobody has its deliveries: they go back with their channel.
+        let too_late = |_| drop(tokio::spawn(close(used)));
+        match within_or(ANSWER, "starting to consume", consume, too_late).await {
             Ok(consumer) => Ok(Established { consumer, acks }),
             Err(error) if exclusive && error.is(code::ACCESS_REFUSED) => Err(Failure::InUse),
             Err(error) => {
                 if matches!(error, RpcError::Silent { .. }) {
-                    // If it begins after all, nobody has its deliveries: they go back with their
-                    // channel.
                     *slot = None;
-                    let channel = acks.channel().clone();
-                    let close = async move { channel.close(200, "too slow".into()).await };
-                    tokio::spawn(async { drop(within(ANSWER, "closing a channel", close).await) });
                 }
                 Err(error.into())
             }
         }
     }
 
-    /// Declares the queue; returns its name on the broker. Not given up half-way: where the broker
-    /// closes the channel because there is no such queue, and lapin closes it because nobody wants
-    /// it any more, lapin takes the answer to that for an error, and ends the connection.
+    /// Declares the queue; returns its name on the broker.
     pub(super) async fn declare(
         &self,
         subscribed: &Arc<Subscribed>,

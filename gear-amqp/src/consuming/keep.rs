@@ -119,7 +119,7 @@ impl Consumers {
     async fn is_held(&self, instance: &gear_api::Instance, epoch: &Epoch, since: Instant) -> bool {
         let patience = self.settings.options.heartbeat * 3 + Duration::from_secs(2);
         since.elapsed() > patience
-            || ping::answers(&epoch.connection, &self.settings.names, instance).await
+            || ping::answers(&epoch.connection, &self.publisher, instance).await
     }
 }
 

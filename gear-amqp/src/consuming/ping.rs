@@ -4,62 +4,65 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use gear_api::{Address, Instance, Message, topology::exchange};
+use gear_api::{Address, Instance, Kind, Message, ReplyTo, Route, Text};
 use lapin::{
-    BasicProperties, Channel, Connection,
-    options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
+    Channel, Connection,
+    options::{BasicConsumeOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
 use tokio::time::timeout;
 
 use crate::{
-    link::declare::short,
-    link::rpc::{ANSWER, RpcError, open_channel, within},
-    wire::Names,
+    link::rpc::{ANSWER, RpcError, close, open_channel, within},
+    publishing::{Publisher, now},
 };
 
-const OPERATION: &str = "gear.ping";
+const OPERATION: Text = Text::from_static("gear.ping");
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) fn is_ping(message: &Message) -> bool {
-    message.operation() == OPERATION && message.reply_to().is_some()
+    *message.operation() == OPERATION && message.reply_to().is_some()
 }
 
 /// Whether somebody answers under this name.
-pub(crate) async fn answers(connection: &Connection, names: &Names, instance: &Instance) -> bool {
+pub(crate) async fn answers(
+    connection: &Connection,
+    publisher: &Publisher,
+    instance: &Instance,
+) -> bool {
     let Ok(channel) = open_channel(connection).await else { return false };
-    let answers = ask(&channel, names, instance).await.unwrap_or(false);
-    let _ = within(ANSWER, "closing a channel", channel.close(200, "done".into())).await;
+    let answers = ask(&channel, publisher, instance).await.unwrap_or(false);
+    close(channel).await;
     answers
 }
 
-async fn ask(channel: &Channel, names: &Names, instance: &Instance) -> Result<bool, RpcError> {
+async fn ask(
+    channel: &Channel,
+    publisher: &Publisher,
+    instance: &Instance,
+) -> Result<bool, RpcError> {
     let options = QueueDeclareOptions {
         exclusive: true,
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
-    let declare = channel.queue_declare(ShortString::default(), options, FieldTable::default());
+    let own = channel.clone();
+    let declare = async move {
+        own.queue_declare(ShortString::default(), options, FieldTable::default()).await
+    };
     let queue = within(ANSWER, "declaring a queue", declare).await?.name().clone();
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let consume = channel.basic_consume(
-        queue.clone(),
-        ShortString::default(),
-        options,
-        FieldTable::default(),
-    );
+    let (own, from) = (channel.clone(), queue.clone());
+    let consume = async move {
+        own.basic_consume(from, ShortString::default(), options, FieldTable::default()).await
+    };
     let mut replies = within(ANSWER, "starting to consume", consume).await?;
-    let properties = BasicProperties::default()
-        .with_type(OPERATION.into())
-        .with_reply_to(queue)
-        .with_expiration(short(PATIENCE.as_millis().to_string())?);
-    let publish = channel.basic_publish(
-        short(names.on_broker(&exchange::ENTRY))?,
-        short(Address::from(instance).key().as_str())?,
-        BasicPublishOptions::default(),
-        &[],
-        properties,
-    );
-    drop(within(ANSWER, "publishing", publish).await?);
+    // Not by this channel: under an alarm the broker reads no more from a connection that publishes
+    // (<https://www.rabbitmq.com/docs/connection-blocked>), and acks come by this one.
+    let ping = Message::builder(Kind::Call, OPERATION)
+        .reply_to(ReplyTo::queue(queue.as_str()))
+        .deadline(now() + PATIENCE)
+        .build();
+    publisher.send(Route::Address(&Address::from(instance)), ping).detach();
     Ok(matches!(timeout(PATIENCE, replies.next()).await, Ok(Some(Ok(_)))))
 }

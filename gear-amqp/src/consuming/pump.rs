@@ -82,7 +82,8 @@ impl Consumers {
             None => {
                 // What the broker sends before it hears of this goes back.
                 let options = BasicCancelOptions::default();
-                let cancel = acks.channel().basic_cancel(consumer.tag(), options);
+                let (channel, tag) = (acks.channel().clone(), consumer.tag());
+                let cancel = async move { channel.basic_cancel(tag, options).await };
                 let _ = within(ANSWER, "cancelling a consumer", cancel).await;
                 subscribed.inbox.give_back();
                 // Until a broker that is slow has heard of it, it may send more, which would stay

@@ -56,8 +56,7 @@ const OWN: Duration = Duration::from_secs(2);
 
 /// How long the queue of an instance is waited for: until the broker says whether it can be reached.
 /// When its node had been killed, RabbitMQ 3.10 said so at once, 4.0 after 70 to 116 s, 4.3 after 91
-/// to 122 s. Silence tells nothing, since a broker may be slow; and an answer that comes when nobody
-/// waits for it any more costs the connection, as lapin takes it for an error.
+/// to 122 s. Silence tells nothing, since a broker may be slow.
 const JUDGEMENT: Duration = Duration::from_secs(180);
 
 /// What is known of a queue that exists.
@@ -103,13 +102,14 @@ impl<'a> Declarer<'a> {
         if self.mode != TopologyMode::Passive {
             let (source, destination, key) = topology::CAST_BINDING;
             let channel = self.scratch.channel().await?;
-            let bind = channel.exchange_bind(
-                short(self.names.on_broker(&destination))?,
-                short(self.names.on_broker(&source))?,
-                short(key.as_str())?,
-                ExchangeBindOptions::default(),
-                FieldTable::default(),
-            );
+            let destination = short(self.names.on_broker(&destination))?;
+            let source = short(self.names.on_broker(&source))?;
+            let key = short(key.as_str())?;
+            let options = ExchangeBindOptions::default();
+            let bind = async move {
+                let arguments = FieldTable::default();
+                channel.exchange_bind(destination, source, key, options, arguments).await
+            };
             within(ANSWER, "binding an exchange", bind).await?;
         }
         Ok(())
@@ -148,7 +148,9 @@ impl<'a> Declarer<'a> {
         };
         let name = short(self.names.on_broker(&it.name))?;
         let channel = self.scratch.channel().await?;
-        let declare = channel.exchange_declare(name, kind, options, FieldTable::default());
+        let declare = async move {
+            channel.exchange_declare(name, kind, options, FieldTable::default()).await
+        };
         within(ANSWER, "declaring an exchange", declare).await
     }
 
@@ -168,19 +170,19 @@ impl<'a> Declarer<'a> {
         for binding in &declaration.stale {
             let exchange = short(self.names.on_broker(&binding.exchange))?;
             let (channel, key) = (self.scratch.channel().await?, short(binding.key.as_str())?);
-            let unbind = channel.queue_unbind(queue.clone(), exchange, key, FieldTable::default());
+            let queue = queue.clone();
+            let unbind = async move {
+                channel.queue_unbind(queue, exchange, key, FieldTable::default()).await
+            };
             within(ANSWER, "removing a binding", unbind).await?;
         }
         for binding in &declaration.bindings {
             let exchange = short(self.names.on_broker(&binding.exchange))?;
             let (channel, key) = (self.scratch.channel().await?, short(binding.key.as_str())?);
-            let bind = channel.queue_bind(
-                queue.clone(),
-                exchange,
-                key,
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            );
+            let (queue, options) = (queue.clone(), QueueBindOptions::default());
+            let bind = async move {
+                channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await
+            };
             within(ANSWER, "binding a queue", bind).await?;
         }
         Ok(found)
@@ -227,7 +229,7 @@ impl<'a> Declarer<'a> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let name = short(self.names.on_broker(name))?;
         let channel = self.scratch.channel().await?;
-        let find = channel.queue_declare(name, options, FieldTable::default());
+        let find = async move { channel.queue_declare(name, options, FieldTable::default()).await };
         let queue = within(limit, "looking for a queue", find).await?;
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }
@@ -242,7 +244,7 @@ impl<'a> Declarer<'a> {
         let name = short(self.names.on_broker(&queue.name))?;
         let channel = self.scratch.channel().await?;
         let arguments = arguments(queue);
-        let declare = channel.queue_declare(name, options, arguments);
+        let declare = async move { channel.queue_declare(name, options, arguments).await };
         let queue = within(self.patience(owner), "declaring a queue", declare).await?;
         Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
     }
@@ -250,7 +252,7 @@ impl<'a> Declarer<'a> {
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), RpcError> {
         let channel = self.scratch.channel().await?;
         let name = short(self.names.on_broker(name))?;
-        let delete = channel.queue_delete(name, QueueDeleteOptions::default());
+        let delete = async move { channel.queue_delete(name, QueueDeleteOptions::default()).await };
         within(ANSWER, "deleting a queue", delete).await.map(drop)
     }
 }

@@ -5,6 +5,7 @@ use std::{future::Future, time::Duration};
 
 use gear_api::Text;
 use lapin::{Channel, Connection, ErrorKind, options::ConfirmSelectOptions};
+use tokio::{sync::oneshot, time::timeout};
 
 /// What a broker did not do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -66,15 +67,40 @@ impl From<lapin::Error> for RpcError {
 /// How long a broker may take for one answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
+/// How long a broker may take for an answer that nobody waits for any more.
+const LATE: Duration = Duration::from_secs(180);
+
 /// Awaits one answer of the broker, `limit` at most.
-pub(crate) async fn within<T>(
+///
+/// Its channel must live in `answer`, on a task that goes on when nobody waits any more. Without that
+/// lapin closes the channel, takes a refusal that comes later for an error, and ends the connection
+/// (4.12).
+pub(crate) async fn within<T: Send + 'static>(
     limit: Duration,
     what: &'static str,
-    answer: impl Future<Output = lapin::Result<T>>,
+    answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
 ) -> Result<T, RpcError> {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(answer) => answer.map_err(RpcError::from),
-        Err(_) => Err(RpcError::Silent { what, limit }),
+    within_or(limit, what, answer, |_| {}).await
+}
+
+/// The same; an answer that comes too late is for `late`.
+pub(crate) async fn within_or<T: Send + 'static>(
+    limit: Duration,
+    what: &'static str,
+    answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
+    late: impl FnOnce(lapin::Result<T>) + Send + 'static,
+) -> Result<T, RpcError> {
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async {
+        if let Ok(answer) = timeout(LATE, answer).await
+            && let Err(answer) = sender.send(answer)
+        {
+            late(answer);
+        }
+    });
+    match timeout(limit, receiver).await {
+        Ok(Ok(answer)) => answer.map_err(RpcError::from),
+        Ok(Err(_)) | Err(_) => Err(RpcError::Silent { what, limit }),
     }
 }
 
@@ -88,7 +114,7 @@ const CHANNELS: usize = 2_048;
 /// again. When none is left the connection is closed, so that its supervisor opens another.
 pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, RpcError> {
     for _ in 0..CHANNELS {
-        match tokio::time::timeout(ANSWER, connection.create_channel()).await {
+        match timeout(ANSWER, connection.create_channel()).await {
             Ok(Ok(channel)) => return Ok(channel),
             // The broker itself refuses no channel that way.
             Ok(Err(error)) if error.is_amqp_soft_error() => {}
@@ -98,16 +124,23 @@ pub(crate) async fn open_channel(connection: &Connection) -> Result<Channel, Rpc
         }
     }
     let text = "no channel number is left";
-    let close = connection.close(200, text.into());
-    let _ = within(ANSWER, "closing a connection", close).await;
+    let _ = timeout(ANSWER, connection.close(200, text.into())).await;
     Err(RpcError::Lost(text.into()))
 }
 
 pub(crate) async fn open_confirming(connection: &Connection) -> Result<Channel, RpcError> {
     let channel = open_channel(connection).await?;
-    let select = channel.confirm_select(ConfirmSelectOptions::default());
-    within(ANSWER, "switching confirms on", select).await?;
-    Ok(channel)
+    let select = async move {
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
+    };
+    within(ANSWER, "switching confirms on", select).await
+}
+
+/// Closes a channel that is done with.
+pub(crate) async fn close(channel: Channel) {
+    let close = async move { channel.close(200, "done".into()).await };
+    let _ = within(ANSWER, "closing a channel", close).await;
 }
 
 /// A channel for one purpose: the broker closes it when it refuses, so nothing else may be on
@@ -136,8 +169,7 @@ impl<'a> Scratch<'a> {
     /// The channel is closed on dropping too, but then nobody waits for it.
     pub(crate) async fn close(self) {
         if let Some(channel) = self.channel.filter(|channel| channel.status().connected()) {
-            let close = channel.close(200, "done".into());
-            let _ = within(ANSWER, "closing a channel", close).await;
+            close(channel).await;
         }
     }
 }

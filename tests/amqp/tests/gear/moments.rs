@@ -259,6 +259,39 @@ async fn subscriptions_are_given_up_at_every_moment() -> Test {
     Ok(())
 }
 
+/// That there is no such queue may be the answer to a question that was given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_answers_too_late_keeps_its_connections() -> Test {
+    async fn try_at(moment: Duration) -> Test {
+        let (proxy, system) = System::behind_proxy().await;
+        let transport = system.builder().heartbeat(Duration::from_secs(60)).connect().await?;
+        let mut other = serve(&transport, &REPO, 10).await;
+        let accepted = proxy.accepted();
+        let subscribing = tokio::spawn({
+            let transport = transport.clone();
+            async move { serve(&transport, &CTRL, 10).await }
+        });
+        tokio::time::sleep(moment).await;
+        proxy.freeze_answers();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        proxy.heal();
+        let mut queue = tokio::time::timeout(PATIENCE, subscribing).await??;
+        for (to, queue) in [(&CTRL, &mut queue), (&REPO, &mut other)] {
+            transport.send(Route::Address(&Address::from(to)), cast("x")).await?;
+            next(queue).await.ack();
+        }
+        tokio::time::sleep(MOMENT).await;
+        assert_eq!(proxy.accepted(), accepted, "{moment:?}");
+        Ok(())
+    }
+    // Some of these are between the question and the answer.
+    let moments = (0..24).map(|n| try_at(Duration::from_micros(n * 400)));
+    for result in futures_util::future::join_all(moments).await {
+        result?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_is_given_up_and_done_again() -> Test {
     let (proxy, system) = System::behind_proxy().await;

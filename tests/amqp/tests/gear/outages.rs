@@ -12,12 +12,12 @@ use std::{
 use gear_amqp::AmqpError;
 use gear_api::{
     Address, CallError, Client, Context, Fault, Node, Operation, PublishError, Route, Status,
-    Timestamp, Transport,
+    SubscribeError, Subscription, Timestamp, Transport,
 };
 use gear_test_amqp::Broker;
 
 use crate::{
-    CTRL, PATIENCE, System, Test, cast, eventually,
+    CTRL, PATIENCE, REPO, System, Test, cast, eventually,
     handshake::{Handshake, Then},
     next, ready, serve, text,
 };
@@ -362,6 +362,15 @@ async fn a_broker_that_blocks_publishers_says_so_and_consuming_goes_on() -> Test
     assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
     let waits = transport.send(Route::Address(&to), cast("waits"));
     assert!(!waits.is_handed_over());
+    // Whether the holder of a name lives is asked by a message, too.
+    let own = || Subscription::Instance { instance: REPO.at("host1").expect("valid"), prefetch: 1 };
+    let holder = system.connect().await;
+    let _held = holder.subscribe(own()).await?;
+    let asking = tokio::spawn({
+        let transport = transport.clone();
+        async move { transport.subscribe(own()).await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
     // With a prefetch of 1 each needs the ack of the one before.
     let start = Instant::now();
     for n in 0..5 {
@@ -374,6 +383,8 @@ async fn a_broker_that_blocks_publishers_says_so_and_consuming_goes_on() -> Test
     ready(&transport).await;
     tokio::time::timeout(PATIENCE, nudge).await??;
     tokio::time::timeout(PATIENCE, waits).await??;
+    let in_use = tokio::time::timeout(PATIENCE, asking).await??;
+    assert!(matches!(in_use, Err(SubscribeError::NameInUse(_))), "{in_use:?}");
     let start = Instant::now();
     transport.close().await;
     assert!(start.elapsed() < Duration::from_secs(5));
