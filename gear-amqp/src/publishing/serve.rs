@@ -66,6 +66,7 @@ impl Publisher {
         }
         None
     }
+
     fn turn(&self, cx: &mut Context<'_>) -> Poll<Turn> {
         self.signal.task.register(cx.waker());
         let mut state = self.state();
@@ -116,16 +117,21 @@ impl Publisher {
                             // Trying again at once would let nobody else run who could see that
                             // the connection is gone.
                             Err(RpcError::Lost(why)) => break Some(Ended::Lost(why)),
-                            Err(RpcError::Silent { .. }) if !self.probe(connection).await => {
+                            Err(RpcError::Silent { .. })
+                                if !self.draining(self.probe(connection)).await =>
+                            {
                                 break Some(Ended::Stuck);
                             }
                             Err(error) => self.refuse_delay(delay, &error),
                         }
                     }
                     Turn::Overdue => {
-                        let suspicions = self.suspect();
+                        self.state().suspicions += 1;
                         let elsewhere = self.settings.options.endpoints.len() > 1;
-                        if !self.probe(connection).await || (elsewhere && suspicions > 1) {
+                        let answers = self.draining(self.probe(connection)).await;
+                        // None, if anything was confirmed meanwhile.
+                        let suspicions = self.state().suspicions;
+                        if !answers || (elsewhere && suspicions > 1) {
                             break Some(Ended::Stuck);
                         }
                         self.state().waiting_since = Some(Instant::now());
@@ -148,13 +154,6 @@ impl Publisher {
             other.as_mut().poll(cx)
         })
         .await
-    }
-
-    /// Returns how often, since anything was confirmed, it took too long.
-    fn suspect(&self) -> u32 {
-        let mut state = self.state();
-        state.suspicions += 1;
-        state.suspicions
     }
 
     /// Whether the broker still answers what needs its cluster.
