@@ -4,6 +4,7 @@
 
 mod accounts;
 mod injected;
+mod layers;
 mod panics;
 mod shutdown;
 mod simulation;

@@ -1,6 +1,6 @@
 //! What a handler knows of the request that it handles.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -23,7 +23,10 @@ use crate::{Client, Headers, Instance, Message, Text, Timestamp, client::Core};
 /// # let _ = search;
 /// ```
 #[derive(Clone)]
-pub struct Context(Arc<Inner>);
+pub struct Context {
+    request: Arc<Inner>,
+    extensions: Option<Arc<Extension>>,
+}
 
 struct Inner {
     core: Arc<Core>,
@@ -32,10 +35,37 @@ struct Inner {
     deadline: Option<Instant>,
 }
 
+/// What a layer has said, and what those around it have said before. A clone that gets one more
+/// leaves the others as they are.
+struct Extension {
+    value: Box<dyn Any + Send + Sync>,
+    before: Option<Arc<Self>>,
+}
+
 impl Context {
     pub(super) fn new(core: Arc<Core>, message: Message, key: Text) -> Self {
         let deadline = message.deadline().map(|deadline| core.clock.instant(deadline));
-        Self(Arc::new(Inner { core, message, key, deadline }))
+        let request = Arc::new(Inner { core, message, key, deadline });
+        Self { request, extensions: None }
+    }
+
+    pub(super) fn extend<T: Send + Sync + 'static>(&mut self, value: T) {
+        let before = self.extensions.take();
+        self.extensions = Some(Arc::new(Extension { value: Box::new(value), before }));
+    }
+
+    /// What a layer around the handler has said of the request: the latest value of this type that was
+    /// given to [`Request::with_extension`](crate::Request::with_extension).
+    #[must_use]
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        let mut next = self.extensions.as_deref();
+        while let Some(extension) = next {
+            if let Some(value) = extension.value.downcast_ref() {
+                return Some(value);
+            }
+            next = extension.before.as_deref();
+        }
+        None
     }
 
     /// A client that works for this request: its calls, casts and events end with the request's
@@ -43,65 +73,69 @@ impl Context {
     /// waits for the answer needs another [`Client`], which the handler's state may have.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::for_request(Arc::clone(&self.0.core), self.0.message.clone(), self.0.deadline)
+        Client::for_request(
+            Arc::clone(&self.request.core),
+            self.request.message.clone(),
+            self.request.deadline,
+        )
     }
 
     /// The instance that handles it.
     #[must_use]
     pub fn instance(&self) -> &Instance {
-        &self.0.core.instance
+        &self.request.core.instance
     }
 
     /// Who says to have sent it; none if the sender is no instance.
     #[must_use]
     pub fn sender(&self) -> Option<Instance> {
-        self.0.message.sender().parse().ok()
+        self.request.message.sender().parse().ok()
     }
 
     /// The key that it was sent under: an address, or the topic of an event.
     #[must_use]
     pub fn key(&self) -> &Text {
-        &self.0.key
+        &self.request.key
     }
 
     /// When it is of no more use to anybody.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.0.message.deadline()
+        self.request.message.deadline()
     }
 
     /// How long until then.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        self.0.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.request.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The headers that came with it.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        self.0.message.headers()
+        self.request.message.headers()
     }
 
     /// The message, undecoded.
     #[must_use]
     pub fn message(&self) -> &Message {
-        &self.0.message
+        &self.request.message
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
-        &self.0.core
+        &self.request.core
     }
 
     pub(super) fn is_expired(&self) -> bool {
-        self.0.deadline.is_some_and(|deadline| deadline <= Instant::now())
+        self.request.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("key", &self.0.key)
-            .field("message", &self.0.message)
+            .field("key", &self.request.key)
+            .field("message", &self.request.message)
             .finish()
     }
 }

@@ -71,7 +71,8 @@ const MAX_CODE_BYTES: usize = 255;
 
 impl Fault {
     /// A failure that the caller sees with this code and message. A code is a short word; what
-    /// it has beyond 255 bytes is cut off, since it travels where brokers have no room for more.
+    /// it has beyond 255 bytes is cut off, since it travels where brokers have no room for more. An
+    /// empty one is [`code::FAILED`].
     #[must_use]
     pub fn new(code: impl Into<Text>, message: impl Into<String>) -> Self {
         let code = code.into();
@@ -79,7 +80,49 @@ impl Fault {
         while !code.is_char_boundary(end) {
             end -= 1;
         }
-        Self::of(RemoteError::new(&code[..end], message, false))
+        let code = if code.is_empty() { code::FAILED } else { &code[..end] };
+        Self::of(RemoteError::new(code, message, false))
+    }
+
+    /// Answers what another service has answered: its code, message and details. Not that asking again
+    /// is safe: of what was done here before, it knows nothing.
+    ///
+    /// ```
+    /// use gear_api::{CallError, Context, Fault, Operation, Service};
+    /// # use std::sync::Arc;
+    ///
+    /// const REPO: Service = Service::new("REPO");
+    /// const LOOKUP: Operation<String, Vec<u32>> = Operation::new("lookup");
+    ///
+    /// async fn search(_: Arc<()>, cx: Context, word: String) -> Result<Vec<u32>, Fault> {
+    ///     match cx.client().call(REPO, LOOKUP, &word).await {
+    ///         Err(CallError::Remote(error)) if error.code == "no-such-word" => {
+    ///             Err(Fault::relay(error)) // our caller knows this code
+    ///         }
+    ///         found => Ok(found?),
+    ///     }
+    /// }
+    /// # let _ = search;
+    /// ```
+    #[must_use]
+    pub fn relay(error: RemoteError) -> Self {
+        let mut fault = Self::new(error.code, error.message);
+        fault.0.shown.details = error.details;
+        fault
+    }
+
+    /// The fault in an error that comes out of a handler through layers, wherever in the chain of its
+    /// sources it is. None if the error is a layer's own.
+    #[must_use]
+    pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(FaultError(fault)) = error.downcast_ref() {
+                return Some(fault);
+            }
+            next = error.source();
+        }
+        None
     }
 
     fn of(shown: RemoteError) -> Self {
@@ -131,6 +174,10 @@ impl Fault {
             Ok(fault) => return fault.0,
             Err(error) => error,
         };
+        if let Some(fault) = Self::find(&*error) {
+            let shown = fault.shown().clone();
+            return Self::of(shown).because(error); // a layer has wrapped it
+        }
         #[cfg(feature = "tower")]
         {
             if error.is::<tower::timeout::error::Elapsed>() {
@@ -217,5 +264,6 @@ mod tests {
     fn a_code_is_cut_where_a_character_ends() {
         assert_eq!(Fault::new("é".repeat(200), "").code(), "é".repeat(127));
         assert_eq!(Fault::new("empty", "").code(), "empty");
+        assert_eq!(Fault::new("", "?").code(), code::FAILED);
     }
 }

@@ -25,10 +25,79 @@ use super::{
 use crate::{Codec, Message, RemoteError, Text};
 
 /// A request on its way through layers.
-#[derive(Debug)]
+///
+/// One that finds out who asks, for the handlers behind it:
+///
+/// ```
+/// use gear_api::{Context, Fault, HandlerService, Node, Operation, Reply, Request, Service};
+/// use gear_memory::MemoryBroker;
+/// use std::{sync::Arc, task};
+/// use tower::{Layer, Service as _, layer::layer_fn};
+///
+/// const CTRL: Service = Service::new("CTRL");
+/// const WHO: Operation<(), String> = Operation::new("who");
+///
+/// struct User(String);
+///
+/// #[derive(Clone)]
+/// struct Authenticated(HandlerService);
+///
+/// impl tower::Service<Request> for Authenticated {
+///     type Response = Reply;
+///     type Error = <HandlerService as tower::Service<Request>>::Error;
+///     type Future = <HandlerService as tower::Service<Request>>::Future;
+///
+///     fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> task::Poll<Result<(), Self::Error>> {
+///         self.0.poll_ready(cx)
+///     }
+///
+///     fn call(&mut self, request: Request) -> Self::Future {
+///         let token = request.context().headers().get("token").and_then(|token| token.as_str());
+///         match token.map(|token| User(token.to_lowercase())) {
+///             Some(user) => self.0.call(request.with_extension(user)),
+///             None => {
+///                 let refusal = Fault::new("unauthenticated", "who are you?");
+///                 Box::pin(async { Err(refusal.into()) })
+///             }
+///         }
+///     }
+/// }
+///
+/// async fn who(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
+///     let user: &User = cx.extension().expect("a layer has seen to it");
+///     Ok(user.0.clone())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = Node::builder(MemoryBroker::new().connect(), CTRL.at("host1")?)
+///     .layer(layer_fn(Authenticated))
+///     .on(WHO, who)
+///     .start()
+///     .await?;
+/// let answer = node.client().call(CTRL, WHO, &()).header("token", "Ada").await?;
+/// assert_eq!(answer, "ada");
+/// let error = node.client().call(CTRL, WHO, &()).await.unwrap_err();
+/// assert_eq!(error.code(), Some("unauthenticated"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// What comes back from the handler is a [`Reply`], or an error in which
+/// [`Fault::find`](crate::Fault::find) finds the fault. A clone is the same request once more, for
+/// layers that try again; a handler behind such a layer must be idempotent.
+#[derive(Debug, Clone)]
 pub struct Request(Context);
 
 impl Request {
+    /// Tells the handler, and the layers around it, what this layer knows of the request. Of several
+    /// values of one type the last one counts.
+    #[must_use]
+    pub fn with_extension<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.0.extend(value);
+        self
+    }
+
     /// What is known of it: operation, sender, headers, deadline, the undecoded body.
     #[must_use]
     pub fn context(&self) -> &Context {

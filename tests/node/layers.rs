@@ -1,0 +1,139 @@
+//! What layers can know and say of requests, and of the faults that come back.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use gear::{BoxError, CallError, Context, Fault, HandlerService, Operation, Reply, Request, code};
+use tower_layer::layer_fn;
+use tower_service::Service;
+
+use crate::{CTRL, ECHO, Log, REPO, Test, broker, client, node};
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+
+/// A layer that is a function of what is within and of the request.
+#[derive(Clone)]
+struct Around<S, F>(S, F);
+
+impl<S, F> Service<Request> for Around<S, F>
+where
+    S: Service<Request, Response = Reply, Error = BoxError, Future = Answer> + Clone,
+    F: Fn(S, Request) -> Answer,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Answer {
+        (self.1)(self.0.clone(), request)
+    }
+}
+
+/// Fails until it is asked for the third time.
+async fn third_time(log: Arc<Log>, cx: Context, text: String) -> Result<String, Fault> {
+    let number: u32 = *cx.extension().ok_or(Fault::new("no-number", "no layer has counted"))?;
+    log.add(format!("try {number}"));
+    if number < 3 { Err(Fault::new("not-yet", "try again")) } else { Ok(text) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_tries_again_and_sees_why() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let seen = log.clone();
+    let again = layer_fn(move |inner: HandlerService| {
+        let seen = seen.clone();
+        Around(inner, move |mut inner: HandlerService, request: Request| -> Answer {
+            let seen = seen.clone();
+            Box::pin(async move {
+                let request = request.with_extension(0_u32).with_extension("another type");
+                for number in 1_u32.. {
+                    match inner.call(request.clone().with_extension(number)).await {
+                        Err(error)
+                            if Fault::find(&*error).is_some_and(|f| f.code() == "not-yet") =>
+                        {
+                            seen.add(error.to_string());
+                        }
+                        answer => return answer,
+                    }
+                }
+                Err("there are no more numbers".into())
+            })
+        })
+    });
+    let plain = node(&broker, &REPO, "host1").state(log.clone()).on(ECHO, third_time);
+    let plain = plain.start().await?;
+    let layered = node(&broker, &CTRL, "host1").state(log.clone()).layer(again);
+    let _layered = layered.on(ECHO, third_time).start().await?;
+    let client = client(&broker).await;
+    assert_eq!(client.call(CTRL, ECHO, &"x".into()).await?, "x");
+    let lines = ["try 1", "not-yet: try again", "try 2", "not-yet: try again", "try 3"];
+    assert_eq!(log.take(), lines);
+    let error = client.call(REPO, ECHO, &"x".into()).await.expect_err("nobody counts");
+    assert_eq!(error.code(), Some("no-number"));
+    drop(plain);
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("in the layer")]
+struct Wrapped(#[source] BoxError);
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_that_a_layer_wraps_is_still_the_fault() -> Test {
+    const FAIL: Operation<bool, ()> = Operation::new("fail");
+    async fn fail(_: Arc<()>, _: Context, known: bool) -> Result<(), Fault> {
+        let details = serde_json::json!({ "at": 7 });
+        match known {
+            true => Err(Fault::new("known", "as agreed").details(details).retryable()),
+            false => Err(std::fmt::Error.into()),
+        }
+    }
+    let wrap = layer_fn(|inner: HandlerService| {
+        Around(inner, |mut inner: HandlerService, request: Request| -> Answer {
+            let answer = inner.call(request);
+            Box::pin(async { answer.await.map_err(|error| Wrapped(error).into()) })
+        })
+    });
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").layer(wrap).on(FAIL, fail).start().await?;
+    let client = client(&broker).await;
+    let known = client.call(CTRL, FAIL, &true).await.expect_err("it fails");
+    let CallError::Remote(known) = known else { panic!("{known:?}") };
+    assert_eq!((&*known.code, &*known.message, known.retryable), ("known", "as agreed", true));
+    assert_eq!(known.details, Some(serde_json::json!({ "at": 7 })));
+    let unknown = client.call(CTRL, FAIL, &false).await.expect_err("it fails");
+    assert_eq!(unknown.code(), Some(code::FAILED));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_relayed_without_the_promise_that_nothing_was_done() -> Test {
+    async fn ask(_: Arc<()>, cx: Context, text: String) -> Result<String, Fault> {
+        match cx.client().call(REPO, ECHO, &text).await {
+            Err(CallError::Remote(error)) => Err(Fault::relay(error)),
+            answer => Ok(answer?),
+        }
+    }
+    async fn refuse(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        let details = serde_json::json!({ "in": "REPO" });
+        Err(Fault::new("no-such-word", "it is nowhere").details(details).retryable())
+    }
+    let broker = broker();
+    let _repo = node(&broker, &REPO, "host1").on(ECHO, refuse).start().await?;
+    let _ctrl = node(&broker, &CTRL, "host1").on(ECHO, ask).start().await?;
+    let error = client(&broker).await.call(CTRL, ECHO, &"x".into()).await.expect_err("refused");
+    let CallError::Remote(error) = error else { panic!("{error:?}") };
+    assert_eq!((&*error.code, &*error.message), ("no-such-word", "it is nowhere"));
+    assert_eq!(
+        (error.details, error.retryable),
+        (Some(serde_json::json!({ "in": "REPO" })), false)
+    );
+    Ok(())
+}
