@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gear::{Delivery, Route, Service, Subscription, Transport, memory::MemoryBroker};
+use gear::{Delivery, Message, Route, Service, Subscription, Transport, memory::MemoryBroker};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -27,59 +27,48 @@ pub(crate) fn run() {
 }
 
 fn channels() -> f64 {
-    rate(MESSAGES * SUBSCRIBERS, async {
-        let mut senders = Vec::new();
-        let mut consumers = Vec::new();
-        for _ in 0..SUBSCRIBERS {
-            let (sender, mut receiver) = mpsc::channel(1000);
-            senders.push(sender);
-            consumers.push(tokio::spawn(async move {
-                let mut seen = 0;
-                while receiver.recv().await.is_some() {
-                    seen += 1;
-                }
-                assert_eq!(seen, MESSAGES);
-            }));
-        }
-        for _ in 0..MESSAGES {
-            for sender in &senders {
-                sender.send(body()).await.expect("the receiver lives");
-            }
-        }
-        drop(senders);
-        for consumer in consumers {
-            consumer.await.expect("the consumer lives");
-        }
-    })
+    rate(MESSAGES * SUBSCRIBERS, through_channels(body, |_| body(), drop))
 }
 
 fn settled_channels() -> f64 {
     rate(MESSAGES * SUBSCRIBERS, async {
         let settled = Arc::new(Settled::default());
-        let mut senders = Vec::new();
-        let mut consumers = Vec::new();
-        for _ in 0..SUBSCRIBERS {
-            let (sender, mut receiver) = mpsc::channel(1000);
-            senders.push(sender);
-            consumers.push(tokio::spawn(async move {
-                while let Some(delivery) = receiver.recv().await {
-                    Delivery::ack(delivery);
-                }
-            }));
-        }
-        for _ in 0..MESSAGES {
-            let message = message();
-            for sender in &senders {
-                let delivery = delivery(message.clone(), &settled);
-                assert!(sender.send(delivery).await.is_ok(), "the receiver lives");
-            }
-        }
-        drop(senders);
-        for consumer in consumers {
-            consumer.await.expect("the consumer lives");
-        }
+        let copy = |message: &Message| delivery(message.clone(), &settled);
+        through_channels(message, copy, Delivery::ack).await;
         assert_eq!(settled.count(), MESSAGES * SUBSCRIBERS);
     })
+}
+
+/// Makes each message, and sends a copy of it to everybody.
+async fn through_channels<M, T: Send + 'static>(
+    make: impl Fn() -> M,
+    copy: impl Fn(&M) -> T,
+    take: fn(T),
+) {
+    let mut senders = Vec::new();
+    let mut consumers = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        let (sender, mut receiver) = mpsc::channel(1000);
+        senders.push(sender);
+        consumers.push(tokio::spawn(async move {
+            let mut seen = 0;
+            while let Some(it) = receiver.recv().await {
+                take(it);
+                seen += 1;
+            }
+            assert_eq!(seen, MESSAGES);
+        }));
+    }
+    for _ in 0..MESSAGES {
+        let message = make();
+        for sender in &senders {
+            assert!(sender.send(copy(&message)).await.is_ok(), "the receiver lives");
+        }
+    }
+    drop(senders);
+    for consumer in consumers {
+        consumer.await.expect("the consumer lives");
+    }
 }
 
 fn multicast() -> f64 {

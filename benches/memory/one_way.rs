@@ -27,40 +27,32 @@ pub(crate) fn run() {
 }
 
 fn channel() -> f64 {
-    rate(MESSAGES, async {
-        let (sender, mut receiver) = mpsc::channel(1000);
-        let consumer = tokio::spawn(async move {
-            let mut seen = 0;
-            while receiver.recv().await.is_some() {
-                seen += 1;
-            }
-            assert_eq!(seen, MESSAGES);
-        });
-        for _ in 0..MESSAGES {
-            sender.send(body()).await.expect("the receiver lives");
-        }
-        drop(sender);
-        consumer.await.expect("the consumer lives");
-    })
+    rate(MESSAGES, through_channel(body, drop))
 }
 
 fn settled_channel() -> f64 {
     rate(MESSAGES, async {
         let settled = Arc::new(Settled::default());
-        let (sender, mut receiver) = mpsc::channel(1000);
-        let consumer = tokio::spawn(async move {
-            while let Some(delivery) = receiver.recv().await {
-                Delivery::ack(delivery);
-            }
-        });
-        for _ in 0..MESSAGES {
-            let delivery = delivery(message(), &settled);
-            assert!(sender.send(delivery).await.is_ok(), "the receiver lives");
-        }
-        drop(sender);
-        consumer.await.expect("the consumer lives");
+        through_channel(|| delivery(message(), &settled), Delivery::ack).await;
         assert_eq!(settled.count(), MESSAGES);
     })
+}
+
+async fn through_channel<T: Send + 'static>(make: impl Fn() -> T, take: fn(T)) {
+    let (sender, mut receiver) = mpsc::channel(1000);
+    let consumer = tokio::spawn(async move {
+        let mut seen = 0;
+        while let Some(it) = receiver.recv().await {
+            take(it);
+            seen += 1;
+        }
+        assert_eq!(seen, MESSAGES);
+    });
+    for _ in 0..MESSAGES {
+        assert!(sender.send(make()).await.is_ok(), "the receiver lives");
+    }
+    drop(sender);
+    consumer.await.expect("the consumer lives");
 }
 
 fn transport(build_each: bool) -> f64 {
