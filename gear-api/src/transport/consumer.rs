@@ -118,7 +118,14 @@ impl Consumer {
         if self.end.is_some() {
             return Poll::Ready(None);
         }
-        self.source.poll_next(cx).map(|next| next.map_err(|end| self.end = Some(end)).ok())
+        match self.source.poll_next(cx) {
+            Poll::Ready(Ok(delivery)) => Poll::Ready(Some(delivery)),
+            Poll::Ready(Err(end)) => {
+                self.end = Some(end);
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

@@ -59,6 +59,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// A delivery that `settle` settles under `tag`. For backends.
+    #[inline]
     pub fn new(message: Message, key: Text, redelivered: bool, settlement: Settlement) -> Self {
         Self { message, key, redelivered, settlement }
     }
@@ -82,6 +83,7 @@ impl Delivery {
     }
 
     /// Done: the broker forgets it.
+    #[inline]
     pub fn ack(self) {
         self.settlement.ack();
     }
@@ -118,6 +120,7 @@ pub struct Settlement(Option<(Arc<dyn Settle>, u64)>);
 
 impl Settlement {
     /// The duty to settle `tag`. For backends.
+    #[inline]
     pub fn new(settle: Arc<dyn Settle>, tag: u64) -> Self {
         Self(Some((settle, tag)))
     }
@@ -128,6 +131,7 @@ impl Settlement {
     }
 
     /// See [`Delivery::ack`].
+    #[inline]
     pub fn ack(self) {
         self.settle(Verdict::Ack);
     }
@@ -142,6 +146,7 @@ impl Settlement {
         self.settle(Verdict::Requeue);
     }
 
+    #[inline]
     fn settle(mut self, verdict: Verdict) {
         if let Some((settle, tag)) = self.0.take() {
             settle.settle(tag, verdict);
@@ -150,6 +155,7 @@ impl Settlement {
 }
 
 impl Drop for Settlement {
+    #[inline]
     fn drop(&mut self) {
         if let Some((settle, tag)) = self.0.take() {
             settle.settle(tag, Verdict::Dropped);

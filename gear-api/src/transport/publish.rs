@@ -89,7 +89,8 @@ type Answer = Result<(), PublishError>;
 pub type HandOver = Result<oneshot::Receiver<Answer>, PublishError>;
 
 enum State {
-    Answered(Answer),
+    Confirmed,
+    Failed(PublishError),
     HandedOver(oneshot::Receiver<Answer>),
     Waiting(oneshot::Receiver<HandOver>),
     Done,
@@ -97,8 +98,12 @@ enum State {
 
 impl Publish {
     /// The answer is known already. For backends.
+    #[inline]
     pub fn ready(answer: Answer) -> Self {
-        Self(State::Answered(answer))
+        Self(match answer {
+            Ok(()) => State::Confirmed,
+            Err(error) => State::Failed(error),
+        })
     }
 
     /// The message is handed over, its answer comes here. A sender that is dropped means
@@ -126,7 +131,7 @@ impl Publish {
     /// Why it failed, if that is known already.
     pub(crate) fn failed(&self) -> Option<&PublishError> {
         match &self.0 {
-            State::Answered(answer) => answer.as_ref().err(),
+            State::Failed(error) => Some(error),
             _ => None,
         }
     }
@@ -166,14 +171,14 @@ impl Future for Publish {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let answer = loop {
             match &mut self.0 {
-                State::Answered(_) => {
+                State::Confirmed | State::Failed(_) => {
                     // A broker that always answers at once must not let its publishers
                     // starve everybody else on the thread.
                     ready!(coop::poll_proceed(cx)).made_progress();
-                    break match std::mem::replace(&mut self.0, State::Done) {
-                        State::Answered(answer) => answer,
-                        _ => Err(PublishError::Closed),
-                    };
+                    return Poll::Ready(match std::mem::replace(&mut self.0, State::Done) {
+                        State::Failed(error) => Err(error),
+                        _ => Ok(()),
+                    });
                 }
                 State::HandedOver(answer) => {
                     let lost =
@@ -198,8 +203,8 @@ impl Future for Publish {
 impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            State::Answered(Ok(())) => "Publish(confirmed)",
-            State::Answered(Err(_)) => "Publish(failed)",
+            State::Confirmed => "Publish(confirmed)",
+            State::Failed(_) => "Publish(failed)",
             State::HandedOver(_) => "Publish(handed over)",
             State::Waiting(_) => "Publish(waiting)",
             State::Done => "Publish(done)",
