@@ -1,7 +1,5 @@
 //! From queues to consumers and back: turns, prefetch, settlement, expiry.
 
-use std::collections::VecDeque;
-
 use gear_api::{
     HeaderValue, Text, Verdict,
     topology::{self, QueueType},
@@ -92,9 +90,8 @@ impl<O: Outlet> Model<O> {
             blocked: false,
         });
         queue.turns().join(consumer, priority);
-        let mut dead = VecDeque::new();
-        self.dispatch(id, now, &mut dead);
-        self.bury(dead, now);
+        self.dispatch(id, now);
+        self.bury(now);
         Ok(consumer)
     }
 
@@ -136,7 +133,6 @@ impl<O: Outlet> Model<O> {
         for &id in &consumers {
             self.cancel(id, now);
         }
-        let mut dead = VecDeque::new();
         let mut queues = Vec::new();
         // Then all of it comes back, so that whoever gets it gets it in its old order.
         for id in consumers {
@@ -146,15 +142,15 @@ impl<O: Outlet> Model<O> {
             entries.sort_unstable_by_key(|entry| entry.position);
             for entry in entries {
                 self.queues[consumer.queue].unsettled -= 1;
-                self.give_back(consumer.queue, entry, Returned::Failed, now, &mut dead);
+                self.give_back(consumer.queue, entry, Returned::Failed, now);
             }
             queues.push(consumer.queue);
         }
         for queue in queues {
-            self.shorten(queue, now, &mut dead);
-            self.dispatch(queue, now, &mut dead);
+            self.shorten(queue, now);
+            self.dispatch(queue, now);
         }
-        self.bury(dead, now);
+        self.bury(now);
         let owned: Vec<QueueId> = self
             .queues
             .iter()
@@ -175,7 +171,6 @@ impl<O: Outlet> Model<O> {
     ) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let queue = consumer.queue;
-        let mut dead = VecDeque::new();
         let mut settled = 0;
         for (tag, verdict) in verdicts {
             let Some(consumer) = self.consumers.get_mut(id) else { break };
@@ -184,7 +179,7 @@ impl<O: Outlet> Model<O> {
             if verdict == Verdict::Ack && self.record.is_none() {
                 self.bytes -= entry.charge;
             } else {
-                self.apply(id, queue, entry, verdict, now, &mut dead);
+                self.apply(id, queue, entry, verdict, now);
             }
         }
         self.queues[queue].unsettled -= settled;
@@ -198,9 +193,9 @@ impl<O: Outlet> Model<O> {
                 self.queues[queue].turns().join(id, priority);
             }
         }
-        self.shorten(queue, now, &mut dead);
-        self.dispatch(queue, now, &mut dead);
-        self.bury(dead, now);
+        self.shorten(queue, now);
+        self.dispatch(queue, now);
+        self.bury(now);
     }
 
     fn apply(
@@ -210,7 +205,6 @@ impl<O: Outlet> Model<O> {
         mut entry: Entry,
         verdict: Verdict,
         now: &Now,
-        dead: &mut VecDeque<Dead>,
     ) {
         if self.record.is_some() {
             let name = self.queues[queue].spec.name.clone();
@@ -220,24 +214,24 @@ impl<O: Outlet> Model<O> {
         }
         match verdict {
             Verdict::Ack => self.bytes -= entry.charge,
-            Verdict::Reject => self.discard(queue, entry, DeathReason::Rejected, now, dead),
+            Verdict::Reject => self.discard(queue, entry, DeathReason::Rejected, now),
             Verdict::Dropped => {
                 entry.lost += 1;
                 let lost = entry.lost >= Verdict::MAX_RETURNS;
                 match self.consumers[consumer].options.set_aside.clone().filter(|_| lost) {
                     Some(key) if self.leads_somewhere(&topology::exchange::DEAD, &key) => {
                         self.bytes -= entry.charge;
-                        self.set_aside(queue, &entry, key, dead);
+                        self.set_aside(queue, &entry, key);
                     }
-                    _ => self.give_back(queue, entry, Returned::Failed, now, dead),
+                    _ => self.give_back(queue, entry, Returned::Failed, now),
                 }
             }
-            _ => self.give_back(queue, entry, Returned::Unseen, now, dead),
+            _ => self.give_back(queue, entry, Returned::Unseen, now),
         }
     }
 
     /// What Gear's own backends do with a message that is lost again and again.
-    fn set_aside(&mut self, queue: QueueId, entry: &Entry, key: Text, dead: &mut VecDeque<Dead>) {
+    fn set_aside(&mut self, queue: QueueId, entry: &Entry, key: Text) {
         let mut message = entry.message.to_builder();
         let headers = message.headers_mut();
         let reason = format!("given up after {} lost deliveries", entry.lost);
@@ -246,7 +240,7 @@ impl<O: Outlet> Model<O> {
         // Headers that are full already lose the note, not the message.
         let _ = set(topology::header::DEAD_REASON, HeaderValue::Text(reason.into()));
         let _ = set(topology::header::DEAD_QUEUE, HeaderValue::Text(from));
-        dead.push_back(Dead {
+        self.dead.push_back(Dead {
             exchange: topology::exchange::DEAD,
             key,
             message: message.build(),
@@ -254,14 +248,7 @@ impl<O: Outlet> Model<O> {
         });
     }
 
-    fn give_back(
-        &mut self,
-        id: QueueId,
-        mut entry: Entry,
-        why: Returned,
-        now: &Now,
-        dead: &mut VecDeque<Dead>,
-    ) {
+    fn give_back(&mut self, id: QueueId, mut entry: Entry, why: Returned, now: &Now) {
         let queue = &mut self.queues[id];
         if why == Returned::Failed {
             entry.failures += 1;
@@ -269,7 +256,7 @@ impl<O: Outlet> Model<O> {
             if queue.spec.queue_type == QueueType::Quorum
                 && limit.is_some_and(|limit| entry.failures > limit)
             {
-                self.discard(id, entry, DeathReason::DeliveryLimit, now, dead);
+                self.discard(id, entry, DeathReason::DeliveryLimit, now);
                 return;
             }
         }
@@ -277,13 +264,13 @@ impl<O: Outlet> Model<O> {
     }
 
     /// Delivers what can be delivered, and drops what expired at the head.
-    pub(super) fn dispatch(&mut self, id: QueueId, now: &Now, dead: &mut VecDeque<Dead>) {
+    pub(super) fn dispatch(&mut self, id: QueueId, now: &Now) {
         loop {
             let queue = &mut self.queues[id];
             let Some(head) = queue.head() else { return };
             if head.is_expired(now) {
                 if let Some(entry) = queue.pop() {
-                    self.discard(id, entry, DeathReason::Expired, now, dead);
+                    self.discard(id, entry, DeathReason::Expired, now);
                 }
                 continue;
             }
@@ -301,12 +288,14 @@ impl<O: Outlet> Model<O> {
     /// and come back to the end when they have room.
     pub(super) fn next_turn(&mut self, id: QueueId) -> Option<ConsumerId> {
         loop {
-            let next = self.queues[id].turns().take()?;
+            let turns = self.queues[id].turns();
+            let next = turns.first()?;
             let consumer = &mut self.consumers[next];
             if consumer.has_capacity() {
                 return Some(next);
             }
             consumer.blocked = true;
+            turns.leave_first();
         }
     }
 
@@ -321,33 +310,48 @@ impl<O: Outlet> Model<O> {
         }
     }
 
+    /// Delivers to the consumer whose turn it is.
+    ///
+    /// Inlined, as is all on the way from a publisher to an inbox: an entry that is handed over in
+    /// memory is written in small pieces and read in large ones, for which a processor has to wait.
+    #[inline(always)]
     pub(super) fn deliver(&mut self, id: QueueId, to: ConsumerId, entry: Entry, now: &Now) {
         if self.record.is_some() {
-            let name = self.queues[id].spec.name.clone();
-            let connection = self.consumers[to].options.connection_number;
-            let event = Event::delivered(name, &entry.message, connection, entry.redelivered);
-            self.note(now, || event);
+            self.note_delivery(id, to, &entry, now);
         }
         let queue = &mut self.queues[id];
         let consumer = &mut self.consumers[to];
         self.activity += 1;
         let redelivered = entry.redelivered;
-        let delivered = if consumer.options.no_ack {
+        let wake = if consumer.options.no_ack {
             self.bytes -= entry.charge;
-            Delivered { tag: None, message: entry.message, key: entry.key, redelivered }
+            let Entry { message, key, .. } = entry;
+            consumer.outlet.deliver(Delivered { tag: None, message, key, redelivered })
         } else {
             let (message, key) = (entry.message.clone(), entry.key.clone());
-            let tag = consumer.unsettled.insert(entry);
+            let tag = Some(consumer.unsettled.insert(entry));
             queue.unsettled += 1;
-            Delivered { tag: Some(tag), message, key, redelivered }
+            consumer.outlet.deliver(Delivered { tag, message, key, redelivered })
         };
+        if let Some(wake) = wake {
+            self.wakes.push(wake);
+        }
         // A classic queue finds out that a consumer is full when it is its turn; if it has room again
         // by then, it has kept its place.
         consumer.blocked = queue.spec.queue_type == QueueType::Quorum && !consumer.has_capacity();
-        if !consumer.blocked {
-            queue.turns().join(to, consumer.options.priority);
+        if consumer.blocked {
+            queue.turns().leave_first();
+        } else {
+            queue.turns().pass();
         }
-        self.wakes.extend(consumer.outlet.deliver(delivered));
+    }
+
+    #[cold]
+    fn note_delivery(&mut self, id: QueueId, to: ConsumerId, entry: &Entry, now: &Now) {
+        let name = self.queues[id].spec.name.clone();
+        let connection = self.consumers[to].options.connection_number;
+        let event = Event::delivered(name, &entry.message, connection, entry.redelivered);
+        self.note(now, || event);
     }
 
     /// When [`tick`](Self::tick) is due.
@@ -365,9 +369,8 @@ impl<O: Outlet> Model<O> {
                 Timer::Head(id) => {
                     if let Some(queue) = self.queues.get_mut(id) {
                         queue.head_timer = None;
-                        let mut dead = VecDeque::new();
-                        self.dispatch(id, now, &mut dead);
-                        self.bury(dead, now);
+                        self.dispatch(id, now);
+                        self.bury(now);
                     }
                 }
                 Timer::Unused(id) => {
@@ -385,13 +388,12 @@ impl<O: Outlet> Model<O> {
 
     /// Everything that waits in a queue expires. Returns how many messages that were.
     pub(crate) fn expire(&mut self, id: QueueId, now: &Now) -> usize {
-        let mut dead = VecDeque::new();
         let waiting = self.queues[id].len();
         for _ in 0..waiting {
             let Some(entry) = self.queues[id].pop() else { break };
-            self.discard(id, entry, DeathReason::Expired, now, &mut dead);
+            self.discard(id, entry, DeathReason::Expired, now);
         }
-        self.bury(dead, now);
+        self.bury(now);
         waiting
     }
 

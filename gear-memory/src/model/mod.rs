@@ -15,18 +15,18 @@ mod routes;
 mod tests;
 mod topic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use foldhash::{HashMap, HashMapExt};
 use gear_api::{Text, topology};
 use slotmap::{SlotMap, new_key_type};
 use tokio::time::Instant;
 
-pub(crate) use self::dispatch::Consume;
 pub use self::{
     death::DeathReason,
     policy::{Overflow, Policy},
 };
+pub(crate) use self::{dispatch::Consume, publish::Outcome};
 use self::{
     dispatch::Consumer,
     exchange::{Destination, Exchange},
@@ -102,6 +102,8 @@ pub(crate) struct Model<O: Outlet> {
     /// Those of consumers that are gone. What they hold may want the broker when it is dropped.
     gone: Vec<O>,
     record: Option<Record>,
+    /// What has died in the course of a change, and is to be routed at its end.
+    dead: VecDeque<publish::Dead>,
     scratch: publish::Scratch,
     routes: routes::Routes,
 }
@@ -137,6 +139,7 @@ impl<O: Outlet> Model<O> {
             wakes: Vec::new(),
             gone: Vec::new(),
             record,
+            dead: VecDeque::new(),
             scratch: publish::Scratch::default(),
             routes: routes::Routes::default(),
         }
@@ -148,6 +151,10 @@ impl<O: Outlet> Model<O> {
 
     pub(crate) fn wakes(&mut self) -> &mut Vec<O::Wake> {
         &mut self.wakes
+    }
+
+    pub(crate) fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
     }
 
     /// The outlets of consumers that are gone, to be dropped once the broker is unlocked.

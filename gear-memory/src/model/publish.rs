@@ -1,7 +1,5 @@
 //! Routing: from an exchange and a key to queues, and on to dead-letter exchanges.
 
-use std::collections::VecDeque;
-
 use gear_api::{Message, Text};
 use tokio::time::Instant;
 
@@ -28,6 +26,7 @@ pub(super) struct Scratch {
 }
 
 /// A message on its way to a dead-letter exchange.
+#[derive(Debug)]
 pub(super) struct Dead {
     pub(super) exchange: Text,
     pub(super) key: Text,
@@ -57,18 +56,17 @@ impl<O: Outlet> Model<O> {
         expires: Option<Instant>,
         now: &Now,
     ) -> Outcome {
-        let mut dead = VecDeque::new();
-        let outcome =
-            self.route(exchange, key, message, Origin::Publisher { expires }, now, &mut dead);
-        self.bury(dead, now);
+        let outcome = self.route(exchange, key, message, Origin::Publisher { expires }, now);
+        self.bury(now);
         outcome
     }
 
-    /// Dead letters are routed like any message, and may die again on the way.
-    pub(super) fn bury(&mut self, mut dead: VecDeque<Dead>, now: &Now) {
-        while let Some(Dead { exchange, key, message, by_itself }) = dead.pop_front() {
+    /// Routes what has died in the course of a change: dead letters are routed like any message,
+    /// and may die again on the way.
+    pub(super) fn bury(&mut self, now: &Now) {
+        while let Some(Dead { exchange, key, message, by_itself }) = self.dead.pop_front() {
             if let Ok(exchange) = self.exchange(&exchange) {
-                self.route(exchange, &key, message, Origin::Queue { by_itself }, now, &mut dead);
+                self.route(exchange, &key, message, Origin::Queue { by_itself }, now);
             }
         }
     }
@@ -80,18 +78,12 @@ impl<O: Outlet> Model<O> {
         message: Message,
         origin: Origin,
         now: &Now,
-        dead: &mut VecDeque<Dead>,
     ) -> Outcome {
         self.activity += 1;
         let mut queues = std::mem::take(&mut self.scratch.queues);
-        match self.routes.find(exchange, key) {
-            Some(queue) => queues.push(queue),
-            None => {
-                self.find_queues(exchange, key, &mut queues);
-                if let [queue] = queues[..] {
-                    self.routes.remember(exchange, key, queue);
-                }
-            }
+        if !self.routes.find(exchange, key, &mut queues) {
+            self.find_queues(exchange, key, &mut queues);
+            self.routes.remember(exchange, key, &queues);
         }
         let expires = match origin {
             Origin::Publisher { expires } => expires,
@@ -103,28 +95,40 @@ impl<O: Outlet> Model<O> {
             }
         };
         if self.record.is_some() {
-            // What one queue stores makes no room in another.
-            let (full, taking): (Vec<_>, Vec<_>) =
-                queues.iter().map(|id| &self.queues[*id]).partition(|queue| queue.is_full());
-            let names = |queues: Vec<&Queue>| queues.iter().map(|q| q.spec.name.clone()).collect();
-            let exchange = self.exchanges[exchange].name.clone();
-            let event =
-                Event::published(exchange, key.clone(), &message, names(taking), names(full));
-            self.note(now, || event);
+            self.note_publication(exchange, key, &message, &queues, now);
         }
         let mut outcome = Outcome { queues: queues.len(), refused: false };
-        if let Some((&last, others)) = queues.split_last() {
-            for &queue in others {
-                let stored =
-                    self.store(queue, exchange, key.clone(), message.clone(), expires, now, dead);
-                outcome.refused |= !stored;
-            }
-            outcome.refused |=
-                !self.store(last, exchange, key.clone(), message, expires, now, dead);
+        let charge = message.body().len() + message.headers().size() + OVERHEAD_BYTES;
+        let mut left = queues.len();
+        let mut original = Some(message);
+        for &queue in &queues {
+            left -= 1;
+            let message = if left == 0 { original.take() } else { original.clone() };
+            let Some(message) = message else { break };
+            let entry = Entry::new(message, key.clone(), exchange, expires, charge);
+            outcome.refused |= !self.store(queue, entry, now);
         }
         queues.clear();
         self.scratch.queues = queues;
         outcome
+    }
+
+    #[cold]
+    fn note_publication(
+        &mut self,
+        exchange: ExchangeId,
+        key: &Text,
+        message: &Message,
+        queues: &[QueueId],
+        now: &Now,
+    ) {
+        // What one queue stores makes no room in another.
+        let (full, taking): (Vec<_>, Vec<_>) =
+            queues.iter().map(|id| &self.queues[*id]).partition(|queue| queue.is_full());
+        let names = |queues: Vec<&Queue>| queues.iter().map(|q| q.spec.name.clone()).collect();
+        let exchange = self.exchanges[exchange].name.clone();
+        let event = Event::published(exchange, key.clone(), message, names(taking), names(full));
+        self.note(now, || event);
     }
 
     /// Whether a key leads to any queue.
@@ -165,42 +169,20 @@ impl<O: Outlet> Model<O> {
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // one message, spelled out
-    fn store(
-        &mut self,
-        id: QueueId,
-        exchange: ExchangeId,
-        key: Text,
-        message: Message,
-        expires: Option<Instant>,
-        now: &Now,
-        dead: &mut VecDeque<Dead>,
-    ) -> bool {
+    /// Puts a message into one queue, or gives it to a consumer at once. Returns whether the queue
+    /// takes it.
+    #[inline(always)]
+    fn store(&mut self, id: QueueId, mut entry: Entry, now: &Now) -> bool {
         let queue = &mut self.queues[id];
         if queue.is_full() {
             return false;
         }
-        let expires = match queue.time_to_live() {
-            Some(ttl) => {
-                let at = now.after(ttl);
-                Some(expires.map_or(at, |other| other.min(at)))
-            }
-            None => expires,
-        };
-        let charge = message.body().len() + message.headers().size() + OVERHEAD_BYTES;
-        self.bytes += charge;
-        let position = queue.next_position();
-        let entry = Entry {
-            message,
-            key,
-            exchange,
-            expires,
-            position,
-            redelivered: false,
-            failures: 0,
-            lost: 0,
-            charge,
-        };
+        if let Some(ttl) = queue.time_to_live() {
+            let at = now.after(ttl);
+            entry.expires = Some(entry.expires.map_or(at, |other| other.min(at)));
+        }
+        self.bytes += entry.charge;
+        entry.position = queue.next_position();
         // Nothing waits before it, so it need not go through the queue; and what can be
         // delivered at once does not expire, however short its time is.
         if queue.len() == 0
@@ -210,13 +192,13 @@ impl<O: Outlet> Model<O> {
             return true;
         }
         self.queues[id].push(entry);
-        self.dispatch(id, now, dead);
-        self.shorten(id, now, dead);
+        self.dispatch(id, now);
+        self.shorten(id, now);
         true
     }
 
     /// Drops the oldest messages of a queue that is too long.
-    pub(super) fn shorten(&mut self, id: QueueId, now: &Now, dead: &mut VecDeque<Dead>) {
+    pub(super) fn shorten(&mut self, id: QueueId, now: &Now) {
         let queue = &self.queues[id];
         let Some(limit) = queue.max_length() else { return };
         if queue.policy.overflow == Overflow::RejectPublish || queue.len() <= limit {
@@ -224,21 +206,14 @@ impl<O: Outlet> Model<O> {
         }
         while self.queues[id].len() > limit {
             let Some(oldest) = self.queues[id].pop() else { break };
-            self.discard(id, oldest, DeathReason::MaxLength, now, dead);
+            self.discard(id, oldest, DeathReason::MaxLength, now);
         }
         self.watch_head(id);
     }
 
     /// Takes a message out of the broker, by way of the dead-letter exchange where the
     /// queue has one.
-    pub(super) fn discard(
-        &mut self,
-        id: QueueId,
-        entry: Entry,
-        reason: DeathReason,
-        now: &Now,
-        dead: &mut VecDeque<Dead>,
-    ) {
+    pub(super) fn discard(&mut self, id: QueueId, entry: Entry, reason: DeathReason, now: &Now) {
         self.activity += 1;
         self.bytes -= entry.charge;
         let queue = &self.queues[id].spec;
@@ -250,7 +225,7 @@ impl<O: Outlet> Model<O> {
         let from = &self.exchanges[entry.exchange].name;
         let message = death::mark(&entry.message, &name, reason, from, &entry.key);
         let by_itself = reason != DeathReason::Rejected;
-        dead.push_back(Dead { exchange, key: entry.key, message, by_itself });
+        self.dead.push_back(Dead { exchange, key: entry.key, message, by_itself });
     }
 
     pub(super) fn set_timer(&mut self, at: Instant, timer: Timer) {

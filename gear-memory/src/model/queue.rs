@@ -27,6 +27,27 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// One that has not been in a queue yet, nor has a place there.
+    pub(crate) fn new(
+        message: Message,
+        key: Text,
+        exchange: ExchangeId,
+        expires: Option<Instant>,
+        charge: usize,
+    ) -> Self {
+        Self {
+            message,
+            key,
+            exchange,
+            expires,
+            position: 0,
+            redelivered: false,
+            failures: 0,
+            lost: 0,
+            charge,
+        }
+    }
+
     pub(crate) fn is_expired(&self, now: &Now) -> bool {
         self.expires.is_some_and(|expires| expires <= now.get())
     }
@@ -155,20 +176,34 @@ pub(crate) struct Turns(VecDeque<(i32, ConsumerId)>);
 
 impl Turns {
     pub(crate) fn join(&mut self, consumer: ConsumerId, priority: i32) {
-        let place = match self.0.back() {
+        match self.0.back() {
             Some(&(last, _)) if last < priority => {
-                self.0.partition_point(|&(other, _)| other >= priority)
+                let place = self.0.partition_point(|&(other, _)| other >= priority);
+                self.0.insert(place, (priority, consumer));
             }
-            _ => self.0.len(),
-        };
-        self.0.insert(place, (priority, consumer));
+            _ => self.0.push_back((priority, consumer)),
+        }
     }
 
     pub(crate) fn leave(&mut self, consumer: ConsumerId) {
         self.0.retain(|&(_, other)| other != consumer);
     }
 
-    pub(crate) fn take(&mut self) -> Option<ConsumerId> {
-        self.0.pop_front().map(|(_, consumer)| consumer)
+    pub(crate) fn first(&self) -> Option<ConsumerId> {
+        self.0.front().map(|&(_, consumer)| consumer)
+    }
+
+    /// The first can take nothing now.
+    pub(crate) fn leave_first(&mut self) {
+        self.0.pop_front();
+    }
+
+    /// The first has had its turn, and goes behind its equals.
+    pub(crate) fn pass(&mut self) {
+        if self.0.len() > 1
+            && let Some((priority, consumer)) = self.0.pop_front()
+        {
+            self.join(consumer, priority);
+        }
     }
 }

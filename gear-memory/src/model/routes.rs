@@ -1,4 +1,4 @@
-//! The keys that were routed last, and the one queue that each led to. Most messages go to
+//! The keys that were routed last, and the queues that each led to. Most messages go to
 //! few keys; for those, looking through the bindings again is most of the work of routing.
 
 use gear_api::Text;
@@ -6,6 +6,8 @@ use gear_api::Text;
 use super::{ExchangeId, QueueId};
 
 const SLOTS: usize = 64;
+/// A key that leads to more queues is looked up each time: the table stays small.
+const MOST_QUEUES: usize = 1_000;
 
 /// A small table in which a key has one place only.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub(super) struct Routes {
 struct Route {
     exchange: ExchangeId,
     key: Text,
-    queue: QueueId,
+    queues: Vec<QueueId>,
 }
 
 impl Default for Routes {
@@ -27,14 +29,29 @@ impl Default for Routes {
 }
 
 impl Routes {
-    /// The one queue that a key leads to, if that is known.
-    pub(super) fn find(&self, exchange: ExchangeId, key: &str) -> Option<QueueId> {
-        let route = self.slots[slot(key)].as_ref()?;
-        (route.exchange == exchange && route.key == *key).then_some(route.queue)
+    /// Adds the queues that a key leads to, if they are known. Returns whether they are.
+    pub(super) fn find(&self, exchange: ExchangeId, key: &str, queues: &mut Vec<QueueId>) -> bool {
+        let Some(route) = &self.slots[slot(key)] else { return false };
+        if route.exchange != exchange || route.key != *key {
+            return false;
+        }
+        match route.queues[..] {
+            [queue] => queues.push(queue),
+            _ => queues.extend_from_slice(&route.queues),
+        }
+        true
     }
 
-    pub(super) fn remember(&mut self, exchange: ExchangeId, key: &Text, queue: QueueId) {
-        self.slots[slot(key)] = Some(Route { exchange, key: key.clone(), queue });
+    pub(super) fn remember(&mut self, exchange: ExchangeId, key: &Text, queues: &[QueueId]) {
+        if queues.is_empty() || queues.len() > MOST_QUEUES {
+            return;
+        }
+        let slot = &mut self.slots[slot(key)];
+        // Where keys take turns, the buffer is used again.
+        let mut buffer = slot.take().map(|route| route.queues).unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(queues);
+        *slot = Some(Route { exchange, key: key.clone(), queues: buffer });
     }
 
     /// The bindings have changed.
