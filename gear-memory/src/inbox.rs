@@ -213,6 +213,7 @@ impl Inbox {
 impl Outlet for Arc<Inbox> {
     type Wake = Wake;
 
+    #[inline(always)]
     fn deliver(&self, delivered: Delivered) -> Option<Wake> {
         if let Some(sink) = &self.sink {
             return Some(Wake::Reply(Arc::clone(sink), delivered.message));
@@ -255,6 +256,7 @@ impl Settle for Lease {
 
 impl Delivered {
     /// As its consumer gets it, to be settled under this lease.
+    #[inline(always)]
     fn into_delivery(self, lease: Arc<Lease>) -> Delivery {
         let settlement = match self.tag {
             Some(tag) => Settlement::new(lease, tag.data().as_ffi()),
@@ -280,24 +282,32 @@ impl InboxSource {
         Self { shared, inbox, lease: None, batch: VecDeque::new(), settles_itself, stopped: false }
     }
 
-    fn take(&mut self) -> Option<Delivery> {
+    /// The next of the batch.
+    #[inline(always)]
+    fn take(&mut self) -> Option<(Delivered, Arc<Lease>)> {
         let lease = self.lease.as_ref()?;
         if lease.undone.load(Ordering::Acquire) {
-            // Delivered by a connection that is gone: it will come again.
-            self.batch.clear();
-            self.lease = None;
+            self.forget_batch();
             return None;
         }
-        let delivered = self.batch.pop_front()?;
-        let delivery = delivered.into_delivery(Arc::clone(lease));
-        if !self.settles_itself {
-            return Some(delivery);
-        }
-        let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
-        let (message, settlement) = delivery.into_parts();
-        settlement.ack();
-        Some(Delivery::new(message, key, redelivered, Settlement::none()))
+        Some((self.batch.pop_front()?, Arc::clone(lease)))
     }
+
+    /// Delivered by a connection that is gone: it will come again.
+    #[cold]
+    fn forget_batch(&mut self) {
+        self.batch.clear();
+        self.lease = None;
+    }
+}
+
+/// What a tap shows.
+#[cold]
+fn settled(delivery: Delivery) -> Delivery {
+    let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
+    let (message, settlement) = delivery.into_parts();
+    settlement.ack();
+    Delivery::new(message, key, redelivered, Settlement::none())
 }
 
 impl Source for InboxSource {
@@ -308,9 +318,12 @@ impl Source for InboxSource {
             self.inbox.unattended.store(false, Ordering::Relaxed);
         }
         loop {
-            if let Some(delivery) = self.take() {
+            if let Some((delivered, lease)) = self.take() {
                 progress.made_progress();
-                return Poll::Ready(Ok(delivery));
+                if self.settles_itself {
+                    return Poll::Ready(Ok(settled(delivered.into_delivery(lease))));
+                }
+                return Poll::Ready(Ok(delivered.into_delivery(lease)));
             }
             let mut state = self.inbox.lock();
             // Between being consumed again and the lease nothing can be settled yet; the task is

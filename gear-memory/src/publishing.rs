@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     fault::BrokerFault,
-    model::{ConnectionId, ExchangeId, Refusal},
+    model::{ConnectionId, ExchangeId, Outcome, Refusal},
     now::Now,
     record::Event,
     shared::{Shared, State},
@@ -31,6 +31,22 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn key(&self) -> &Text {
         &self.key
+    }
+
+    /// What the publisher is told of a message that was routed.
+    pub(crate) fn answer(&self, outcome: Outcome) -> Result<(), PublishError> {
+        if outcome.refused {
+            Err(PublishError::Refused(Text::from_static("a queue is full")))
+        } else if outcome.queues == 0 && self.mandatory {
+            Err(PublishError::NotRouted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Routes a message to where it goes.
+    pub(crate) fn route(&self, state: &mut State, message: Message, now: &Now) -> Outcome {
+        state.model.publish(self.exchange, &self.key, message, self.expires, now)
     }
 }
 
@@ -78,25 +94,6 @@ impl Shared {
         })
     }
 
-    /// Routes a message, and says what its publisher is told.
-    pub(crate) fn route(
-        &self,
-        state: &mut State,
-        target: &Target,
-        message: Message,
-        now: &Now,
-    ) -> Result<(), PublishError> {
-        let outcome =
-            state.model.publish(target.exchange, &target.key, message, target.expires, now);
-        if outcome.refused {
-            Err(PublishError::Refused(Text::from_static("a queue is full")))
-        } else if outcome.queues == 0 && target.mandatory {
-            Err(PublishError::NotRouted)
-        } else {
-            Ok(())
-        }
-    }
-
     /// Hands a message over, with the fault that hits it. `number` is its place in the order of
     /// sending.
     pub(crate) fn hand_over(&self, state: &mut State, number: u64, sent: HandedOver, now: &Now) {
@@ -106,17 +103,17 @@ impl Shared {
             state.model.note(now, || Event::fault(fault, target.key.clone(), message));
         }
         let told = match fault {
-            None => self.route(state, target, message.clone(), now),
+            None => target.answer(target.route(state, message.clone(), now)),
             Some(BrokerFault::Refuse) => {
                 Err(PublishError::Refused(Text::from_static("a fault was injected")))
             }
             Some(BrokerFault::LoseConfirm) => {
-                let _ = self.route(state, target, message.clone(), now);
+                target.route(state, message.clone(), now);
                 return lose_confirm(state, number, sent, now);
             }
             Some(BrokerFault::Duplicate) => {
-                let _ = self.route(state, target, message.clone(), now);
-                self.route(state, target, message.clone(), now)
+                target.route(state, message.clone(), now);
+                target.answer(target.route(state, message.clone(), now))
             }
             Some(fault) => {
                 let mut queues = Vec::new();

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -89,30 +89,43 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Settlements {
     batch: Mutex<Vec<(ConsumerId, Tag, Verdict)>>,
-    waiting: AtomicBool,
+    /// Whether some wait, in the lowest bit; above it how often somebody has looked.
+    waiting: AtomicUsize,
 }
+
+const WAITING: usize = 1;
+const LOOKED: usize = 2;
 
 impl Settlements {
     fn add(&self, settled: &mut Settled) {
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         let consumer = settled.consumer;
         batch.extend(settled.verdicts.drain(..).map(|(tag, verdict)| (consumer, tag, verdict)));
-        self.waiting.store(true, Ordering::Relaxed);
+        self.waiting.fetch_or(WAITING, Ordering::AcqRel);
     }
 
-    fn are_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed)
+    /// Looks once more, after the broker was unlocked.
+    ///
+    /// This writes, so of it and an [`add`](Self::add) one comes first. If the `add` does, it is
+    /// seen here. If this does, the `add` has seen it, and all before it: the `try_lock` that
+    /// follows the `add` finds the lock free, or held by somebody who is still to look.
+    fn look(&self) -> bool {
+        self.waiting.fetch_add(LOOKED, Ordering::AcqRel) & WAITING != 0
     }
 
     fn take_in(&self, state: &mut State, now: &Now) {
-        if !self.are_waiting() {
-            return;
+        if self.waiting.load(Ordering::Relaxed) & WAITING != 0 {
+            self.take_in_all(state, now);
         }
+    }
+
+    #[cold]
+    fn take_in_all(&self, state: &mut State, now: &Now) {
         // The two buffers change places, so that none is ever allocated again.
         let mut batch = std::mem::take(&mut state.settling);
         {
             let mut waiting = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
-            self.waiting.store(false, Ordering::Relaxed);
+            self.waiting.fetch_and(!WAITING, Ordering::AcqRel);
             std::mem::swap(&mut batch, &mut waiting);
         }
         for run in batch.chunk_by(|one, next| one.0 == next.0) {
@@ -275,43 +288,50 @@ impl Shared {
     }
 
     /// The end of every change.
-    fn finish<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, now: &Now) {
-        loop {
-            if !state.is_plain(self) || state.shows_blocked.is_some() {
-                self.release_waiting(&mut state, now);
-                self.show_blocked(&mut state, now);
-            }
-            self.set_timer(&mut state);
-            let progress = state.idle_waiters > 0 && state.told != state.model.activity;
-            state.told = state.model.activity;
-            let gone = state.model.take_gone();
-            let wakes = state.model.wakes();
-            // Mostly there is one at most, and then the buffer stays where it is.
-            if wakes.len() <= 1 {
-                let wake = wakes.pop();
-                drop(state);
-                wake::run(wake);
-            } else {
-                let wakes = std::mem::take(wakes);
-                drop(state);
-                wake::run(wakes);
-            }
-            drop(gone);
-            if progress {
-                self.progress.notify_waiters();
-            }
-            // Settlements may have come while the lock was held. Either this sees them, or
-            // their `try_lock` sees that the lock is free: the two fences order the one
-            // store and load against the other.
-            fence(Ordering::SeqCst);
-            if !self.settlements.are_waiting() {
+    fn finish<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State>, now: &Now) {
+        self.unlock(state, now);
+        // Settlements may have come while the lock was held.
+        if self.settlements.look() {
+            self.take_in_late(now);
+        }
+    }
+
+    #[cold]
+    fn take_in_late(self: &Arc<Self>, now: &Now) {
+        // Whoever has the lock now will look, too.
+        while let Some(mut state) = self.try_lock() {
+            self.settlements.take_in(&mut state, now);
+            self.unlock(state, now);
+            if !self.settlements.look() {
                 return;
             }
-            match self.try_lock() {
-                Some(again) => state = again,
-                None => return, // whoever has it now will look, too
+        }
+    }
+
+    fn unlock<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, now: &Now) {
+        if !state.is_plain(self) || state.shows_blocked.is_some() {
+            self.release_waiting(&mut state, now);
+            self.show_blocked(&mut state, now);
+        }
+        self.set_timer(&mut state);
+        let progress = state.idle_waiters > 0 && state.told != state.model.activity;
+        state.told = state.model.activity;
+        // Mostly nobody is gone and one is woken at most: then the buffers stay where they are.
+        if state.model.wakes().len() <= 1 && !state.model.has_gone() {
+            let wake = state.model.wakes().pop();
+            drop(state);
+            if let Some(wake) = wake {
+                wake::run([wake]);
             }
-            self.settlements.take_in(&mut state, now);
+        } else {
+            let wakes = std::mem::take(state.model.wakes());
+            let gone = state.model.take_gone();
+            drop(state);
+            wake::run(wakes);
+            drop(gone);
+        }
+        if progress {
+            self.progress.notify_waiters();
         }
     }
 
@@ -345,7 +365,6 @@ impl Shared {
 
     /// Takes settlements in that were left. Never waits for the lock.
     pub(crate) fn take_in_settled(self: &Arc<Self>) {
-        fence(Ordering::SeqCst);
         if let Some(mut state) = self.try_lock() {
             let now = Now::default();
             self.settlements.take_in(&mut state, &now);

@@ -18,8 +18,8 @@ use crate::{
 impl State {
     /// The first of what needs no looking for.
     fn next_planned(&self) -> Option<Instant> {
-        let held = self.held.keys().next().map(|(at, _)| *at);
-        let unconfirmed = self.unconfirmed.keys().next().map(|(at, _)| *at);
+        let held = self.held.first_key_value().map(|((at, _), _)| *at);
+        let unconfirmed = self.unconfirmed.first_key_value().map(|((at, _), _)| *at);
         held.into_iter().chain(unconfirmed).chain(self.model.next_timer()).min()
     }
 
@@ -80,7 +80,7 @@ impl Shared {
             for key in due {
                 if let Some((target, message)) = state.held.remove(&key) {
                     // Its publisher was told long ago.
-                    let _ = self.route(state, &target, message, now);
+                    target.route(state, message, now);
                 }
             }
             let back: Vec<_> = state

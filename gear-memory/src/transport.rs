@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     inbox::{InboxSource, Settled},
-    model::ConnectionId,
+    model::{ConnectionId, Outcome},
     publishing::Target,
     record::Event,
     shared::{Link, Shared},
@@ -145,15 +145,16 @@ impl Transport for MemoryTransport {
             return Publish::ready(Err(PublishError::NotSent(why.into())));
         }
         let sent = shared.with(|state, now| match state.connections.get(self.0.id) {
-            None => Ok(Err(PublishError::Closed)),
+            None => Sent::Closed,
             Some(connection) if connection.link == Link::Up && state.is_plain(shared) => {
-                Ok(shared.route(state, &target, message, now))
+                Sent::Routed(target.route(state, message, now))
             }
-            Some(_) => Err((target, message)),
+            Some(_) => Sent::Waits(message),
         });
         match sent {
-            Ok(answer) => Publish::ready(answer),
-            Err((target, message)) => shared.send_slowly(self.0.id, target, message),
+            Sent::Routed(outcome) => Publish::ready(target.answer(outcome)),
+            Sent::Waits(message) => shared.send_slowly(self.0.id, target, message),
+            Sent::Closed => Publish::ready(Err(PublishError::Closed)),
         }
     }
 
@@ -221,6 +222,14 @@ impl Transport for MemoryTransport {
     async fn close(&self) {
         self.0.close();
     }
+}
+
+/// What comes of sending a message.
+enum Sent {
+    Routed(Outcome),
+    /// Something is in the way.
+    Waits(Message),
+    Closed,
 }
 
 /// What AMQP 0-9-1 has no room for (section 4.2.5.3, short strings).
