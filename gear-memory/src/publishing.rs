@@ -33,20 +33,29 @@ impl Target {
         &self.key
     }
 
-    /// What the publisher is told of a message that was routed.
-    pub(crate) fn answer(&self, outcome: Outcome) -> Result<(), PublishError> {
-        if outcome.refused {
+    /// Routes a message to where it goes.
+    pub(crate) fn route(self, state: &mut State, message: Message, now: &Now) -> Routed {
+        let outcome = state.model.publish(self.exchange, self.key, message, self.expires, now);
+        Routed { outcome, mandatory: self.mandatory }
+    }
+}
+
+/// What became of a message that was routed.
+pub(crate) struct Routed {
+    outcome: Outcome,
+    mandatory: bool,
+}
+
+impl Routed {
+    /// What its publisher is told.
+    pub(crate) fn answer(self) -> Result<(), PublishError> {
+        if self.outcome.refused {
             Err(PublishError::Refused(Text::from_static("a queue is full")))
-        } else if outcome.queues == 0 && self.mandatory {
+        } else if self.outcome.queues == 0 && self.mandatory {
             Err(PublishError::NotRouted)
         } else {
             Ok(())
         }
-    }
-
-    /// Routes a message to where it goes.
-    pub(crate) fn route(&self, state: &mut State, message: Message, now: &Now) -> Outcome {
-        state.model.publish(self.exchange, &self.key, message, self.expires, now)
     }
 }
 
@@ -103,17 +112,17 @@ impl Shared {
             state.model.note(now, || Event::fault(fault, target.key.clone(), message));
         }
         let told = match fault {
-            None => target.answer(target.route(state, message.clone(), now)),
+            None => target.clone().route(state, message.clone(), now).answer(),
             Some(BrokerFault::Refuse) => {
                 Err(PublishError::Refused(Text::from_static("a fault was injected")))
             }
             Some(BrokerFault::LoseConfirm) => {
-                target.route(state, message.clone(), now);
+                target.clone().route(state, message.clone(), now);
                 return lose_confirm(state, number, sent, now);
             }
             Some(BrokerFault::Duplicate) => {
-                target.route(state, message.clone(), now);
-                target.answer(target.route(state, message.clone(), now))
+                target.clone().route(state, message.clone(), now);
+                target.clone().route(state, message.clone(), now).answer()
             }
             Some(fault) => {
                 let mut queues = Vec::new();

@@ -280,15 +280,22 @@ impl Shared {
     /// or are told, timers are set, tasks are woken once the lock is gone.
     pub(crate) fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut State, &Now) -> R) -> R {
         let now = Now::default();
-        let mut state = self.lock();
-        self.settlements.take_in(&mut state, &now);
+        let mut state = self.begin(&now);
         let result = change(&mut state, &now);
         self.finish(state, &now);
         result
     }
 
+    /// The beginning of a change, which is to be ended with [`finish`](Self::finish): for those
+    /// who would move much into [`with`](Self::with) and back.
+    pub(crate) fn begin(&self, now: &Now) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        self.settlements.take_in(&mut state, now);
+        state
+    }
+
     /// The end of every change.
-    fn finish<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State>, now: &Now) {
+    pub(crate) fn finish<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State>, now: &Now) {
         self.unlock(state, now);
         // Settlements may have come while the lock was held.
         if self.settlements.look() {
@@ -321,7 +328,7 @@ impl Shared {
             let wake = state.model.wakes().pop();
             drop(state);
             if let Some(wake) = wake {
-                wake::run([wake]);
+                wake::run_one(wake);
             }
         } else {
             let wakes = std::mem::take(state.model.wakes());

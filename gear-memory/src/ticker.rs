@@ -32,6 +32,15 @@ impl State {
         back.chain(waiting).chain(self.next_planned()).min()
     }
 
+    /// Whether there is anything to set a timer for.
+    fn has_plans(&self) -> bool {
+        self.down > 0
+            || !self.waiting.is_empty()
+            || !self.held.is_empty()
+            || !self.unconfirmed.is_empty()
+            || self.model.has_timers()
+    }
+
     /// Whether anything will happen by itself, as far as the broker knows.
     fn is_busy(&self) -> bool {
         self.waiting.values().any(|waiting| !waiting.is_withdrawn())
@@ -49,6 +58,9 @@ impl Shared {
     /// Sees to it that the ticker wakes in time.
     pub(crate) fn set_timer(self: &Arc<Self>, state: &mut State) {
         // Runs at the end of every change, so it looks at no more than it must.
+        if !state.has_plans() {
+            return;
+        }
         let mut next = state.next_planned();
         if state.down > 0 || !state.waiting.is_empty() {
             next = state.next_timer();

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::{
     inbox::{InboxSource, Settled},
-    model::{ConnectionId, Outcome},
+    model::ConnectionId,
+    now::Now,
     publishing::Target,
     record::Event,
     shared::{Link, Shared},
@@ -144,18 +145,19 @@ impl Transport for MemoryTransport {
             let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
             return Publish::ready(Err(PublishError::NotSent(why.into())));
         }
-        let sent = shared.with(|state, now| match state.connections.get(self.0.id) {
-            None => Sent::Closed,
-            Some(connection) if connection.link == Link::Up && state.is_plain(shared) => {
-                Sent::Routed(target.route(state, message, now))
-            }
-            Some(_) => Sent::Waits(message),
-        });
-        match sent {
-            Sent::Routed(outcome) => Publish::ready(target.answer(outcome)),
-            Sent::Waits(message) => shared.send_slowly(self.0.id, target, message),
-            Sent::Closed => Publish::ready(Err(PublishError::Closed)),
+        let now = Now::default();
+        let mut state = shared.begin(&now);
+        let Some(connection) = state.connections.get(self.0.id) else {
+            shared.finish(state, &now);
+            return Publish::ready(Err(PublishError::Closed));
+        };
+        if connection.link == Link::Up && state.is_plain(shared) {
+            let routed = target.route(&mut state, message, &now);
+            shared.finish(state, &now);
+            return Publish::ready(routed.answer());
         }
+        shared.finish(state, &now);
+        shared.send_slowly(self.0.id, target, message)
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {
@@ -224,14 +226,6 @@ impl Transport for MemoryTransport {
     }
 }
 
-/// What comes of sending a message.
-enum Sent {
-    Routed(Outcome),
-    /// Something is in the way.
-    Waits(Message),
-    Closed,
-}
-
 /// What AMQP 0-9-1 has no room for (section 4.2.5.3, short strings).
 fn too_long(target: &Target, message: &Message) -> Option<&'static str> {
     let texts = [
@@ -240,5 +234,9 @@ fn too_long(target: &Target, message: &Message) -> Option<&'static str> {
         ("content type", message.content_type()),
         ("sender", message.sender()),
     ];
+    // Whether there is one at all is what every message asks.
+    if texts.iter().all(|(_, text)| text.len() <= MAX_KEY_BYTES) {
+        return None;
+    }
     texts.into_iter().find_map(|(what, text)| (text.len() > MAX_KEY_BYTES).then_some(what))
 }

@@ -23,21 +23,20 @@ impl Drop for Running {
     }
 }
 
-/// Does it all, or leaves it to whoever further up the stack is doing just that.
-pub(crate) fn run(wakes: impl IntoIterator<Item = Wake>) {
-    let mut wakes = wakes.into_iter().peekable();
-    if wakes.peek().is_none() {
-        return;
-    }
+/// Does it, or leaves it to whoever further up the stack is doing just that.
+pub(crate) fn run_one(wake: Wake) {
     if RUNNING.replace(true) {
-        LATER.with_borrow_mut(|later| later.extend(wakes));
+        LATER.with_borrow_mut(|later| later.push_back(wake));
         return;
     }
     let _running = Running;
-    for wake in wakes {
-        wake.run();
-        while let Some(next) = LATER.with_borrow_mut(VecDeque::pop_front) {
-            next.run();
-        }
+    wake.run();
+    while let Some(next) = LATER.with_borrow_mut(VecDeque::pop_front) {
+        next.run();
     }
+}
+
+/// Does it all, or leaves it to whoever further up the stack is doing just that.
+pub(crate) fn run(wakes: Vec<Wake>) {
+    wakes.into_iter().for_each(run_one);
 }

@@ -286,6 +286,7 @@ impl<O: Outlet> Model<O> {
 
     /// Whose turn it is to get a message that is there now. Those that are full lose their turn,
     /// and come back to the end when they have room.
+    #[inline]
     pub(super) fn next_turn(&mut self, id: QueueId) -> Option<ConsumerId> {
         loop {
             let turns = self.queues[id].turns();
@@ -352,6 +353,10 @@ impl<O: Outlet> Model<O> {
         let connection = self.consumers[to].options.connection_number;
         let event = Event::delivered(name, &entry.message, connection, entry.redelivered);
         self.note(now, || event);
+    }
+
+    pub(crate) fn has_timers(&self) -> bool {
+        !self.timers.is_empty()
     }
 
     /// When [`tick`](Self::tick) is due.

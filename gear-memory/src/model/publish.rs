@@ -42,16 +42,12 @@ enum Origin {
     Queue { by_itself: bool },
 }
 
-/// What a stored message costs beside its body, in bytes: its properties, its place in
-/// the queue and in the consumer's buffer.
-const OVERHEAD_BYTES: usize = 640;
-
 impl<O: Outlet> Model<O> {
     /// Routes a message and stores it, once in each queue, or delivers it straight away.
     pub(crate) fn publish(
         &mut self,
         exchange: ExchangeId,
-        key: &Text,
+        key: Text,
         message: Message,
         expires: Option<Instant>,
         now: &Now,
@@ -63,10 +59,18 @@ impl<O: Outlet> Model<O> {
 
     /// Routes what has died in the course of a change: dead letters are routed like any message,
     /// and may die again on the way.
+    #[inline]
     pub(super) fn bury(&mut self, now: &Now) {
+        if !self.dead.is_empty() {
+            self.bury_all(now);
+        }
+    }
+
+    #[cold]
+    fn bury_all(&mut self, now: &Now) {
         while let Some(Dead { exchange, key, message, by_itself }) = self.dead.pop_front() {
             if let Ok(exchange) = self.exchange(&exchange) {
-                self.route(exchange, &key, message, Origin::Queue { by_itself }, now);
+                self.route(exchange, key, message, Origin::Queue { by_itself }, now);
             }
         }
     }
@@ -74,16 +78,16 @@ impl<O: Outlet> Model<O> {
     fn route(
         &mut self,
         exchange: ExchangeId,
-        key: &Text,
+        key: Text,
         message: Message,
         origin: Origin,
         now: &Now,
     ) -> Outcome {
         self.activity += 1;
         let mut queues = std::mem::take(&mut self.scratch.queues);
-        if !self.routes.find(exchange, key, &mut queues) {
-            self.find_queues(exchange, key, &mut queues);
-            self.routes.remember(exchange, key, &queues);
+        if !self.routes.find(exchange, &key, &mut queues) {
+            self.find_queues(exchange, &key, &mut queues);
+            self.routes.remember(exchange, &key, &queues);
         }
         let expires = match origin {
             Origin::Publisher { expires } => expires,
@@ -95,17 +99,17 @@ impl<O: Outlet> Model<O> {
             }
         };
         if self.record.is_some() {
-            self.note_publication(exchange, key, &message, &queues, now);
+            self.note_publication(exchange, &key, &message, &queues, now);
         }
         let mut outcome = Outcome { queues: queues.len(), refused: false };
-        let charge = message.body().len() + message.headers().size() + OVERHEAD_BYTES;
+        // The last queue gets the original.
         let mut left = queues.len();
-        let mut original = Some(message);
+        let mut original = Some((message, key));
         for &queue in &queues {
             left -= 1;
-            let message = if left == 0 { original.take() } else { original.clone() };
-            let Some(message) = message else { break };
-            let entry = Entry::new(message, key.clone(), exchange, expires, charge);
+            let copy = if left == 0 { original.take() } else { original.clone() };
+            let Some((message, key)) = copy else { break };
+            let entry = Entry::new(message, key, exchange, expires);
             outcome.refused |= !self.store(queue, entry, now);
         }
         queues.clear();

@@ -26,6 +26,10 @@ pub(crate) struct Entry {
     pub(crate) charge: usize,
 }
 
+/// What a stored message costs beside its body, in bytes: its properties, its place in
+/// the queue and in the consumer's buffer.
+const OVERHEAD_BYTES: usize = 640;
+
 impl Entry {
     /// One that has not been in a queue yet, nor has a place there.
     pub(crate) fn new(
@@ -33,8 +37,8 @@ impl Entry {
         key: Text,
         exchange: ExchangeId,
         expires: Option<Instant>,
-        charge: usize,
     ) -> Self {
+        let charge = message.body().len() + message.headers().size() + OVERHEAD_BYTES;
         Self {
             message,
             key,

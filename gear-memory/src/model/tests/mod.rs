@@ -229,7 +229,7 @@ impl Broker {
         let exchange = self.model.exchange(exchange).unwrap();
         let now = Now::default();
         let expires = time_to_live.map(|ttl| now.get() + ttl);
-        let outcome = self.model.publish(exchange, &key.into(), message, expires, &now);
+        let outcome = self.model.publish(exchange, key.into(), message, expires, &now);
         self.check();
         outcome
     }
