@@ -192,3 +192,40 @@ async fn a_consumer_that_looks_during_the_reconnect_gets_what_it_can_settle() {
     over.store(true, Ordering::Relaxed);
     looking.join().unwrap();
 }
+
+/// Sends a few at a time and then leaves the broker alone: a settlement that was left behind while
+/// the publisher had the lock would stay there, and with a prefetch of one nothing would come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_that_comes_while_a_publisher_has_the_broker_is_not_left_behind() {
+    for prefetch in [1, 2] {
+        let broker = MemoryBroker::new();
+        let (_publishing, web) = link(&broker);
+        let (_consuming, ctrl) = link(&broker);
+        let mut consumer = serve(&*ctrl, prefetch).await;
+        let seen = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&seen);
+        let consuming = tokio::spawn(async move {
+            while let Some(delivery) = consumer.next().await {
+                delivery.ack();
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut random = Random(u64::from(prefetch));
+        let mut sent = 0;
+        while sent < 20_000 {
+            for _ in 0..1 + random.below(6) {
+                send(&*web, "CTRL", "m").await.unwrap();
+                sent += 1;
+            }
+            let all = async {
+                while seen.load(Ordering::Relaxed) < sent {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let all = tokio::time::timeout(Duration::from_secs(20), all).await;
+            assert!(all.is_ok(), "stuck after {sent} with a prefetch of {prefetch}");
+        }
+        ctrl.close().await;
+        consuming.await.unwrap();
+    }
+}
