@@ -119,7 +119,7 @@ impl Settlements {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn take_in_all(&self, state: &mut State, now: &Now) {
         // The two buffers change places, so that none is ever allocated again.
         let mut batch = std::mem::take(&mut state.settling);
