@@ -14,6 +14,7 @@
 //! | [`Node`] | what an instance runs: its name, its handlers, its shutdown |
 //! | [`Client`] | what talks: [`call`](Client::call) wants an answer, [`cast`](Client::cast) does not, [`gather`](Client::gather) wants one from each, [`publish`](Client::publish) tells whom it concerns |
 //! | [`Context`] | what a handler knows of its request; its client hands the deadline on |
+//! | [`Request`] | what tower layers around handlers see; they can tell the handler what they know |
 //! | [`Fault`] | what a handler returns when it fails; [`RemoteError`] is what the caller sees of it |
 //! | [`CallError`] | how a call ended without a reply, and whether to [`retry`](CallError::retry) |
 //!

@@ -209,6 +209,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// always ready, and lets requests wait inside: layers that look at each other's readiness, as
     /// load shedding around a limit does, are one stack of tower's `ServiceBuilder`, given at once.
     ///
+    /// What a layer of one's own looks like is shown at [`Request`].
+    ///
     /// The error of a timeout becomes [`code::TIMEOUT`](crate::code::TIMEOUT), that of load
     /// shedding [`code::OVERLOADED`](crate::code::OVERLOADED) (feature `tower`).
     ///
