@@ -68,7 +68,7 @@ impl From<lapin::Error> for RpcError {
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long a broker may take for an answer that nobody waits for any more.
-const LATE: Duration = Duration::from_secs(180);
+const LATE: Duration = Duration::from_secs(300);
 
 /// Awaits one answer of the broker, `limit` at most.
 ///
@@ -90,7 +90,7 @@ pub(crate) async fn within_or<T: Send + 'static>(
     answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     late: impl FnOnce(lapin::Result<T>) + Send + 'static,
 ) -> Result<T, RpcError> {
-    let (sender, receiver) = oneshot::channel();
+    let (sender, mut receiver) = oneshot::channel();
     tokio::spawn(async {
         if let Ok(answer) = timeout(LATE, answer).await
             && let Err(answer) = sender.send(answer)
@@ -98,10 +98,14 @@ pub(crate) async fn within_or<T: Send + 'static>(
             late(answer);
         }
     });
-    match timeout(limit, receiver).await {
-        Ok(Ok(answer)) => answer.map_err(RpcError::from),
-        Ok(Err(_)) | Err(_) => Err(RpcError::Silent { what, limit }),
-    }
+    let answer = match timeout(limit, &mut receiver).await {
+        Ok(answer) => answer.ok(),
+        Err(_) => {
+            receiver.close();
+            receiver.try_recv().ok() // it came in the last moment, and not to `late`
+        }
+    };
+    answer.map_or(Err(RpcError::Silent { what, limit }), |answer| answer.map_err(RpcError::from))
 }
 
 /// More than a connection can have: RabbitMQ allows 2,047 by default, lapin takes no more.
