@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
+# Those that need a broker wait more than they work.
+[ "$(getconf _NPROCESSORS_ONLN)" -ge 4 ] || export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
 cargo test --workspace --all-features --locked
 # A library of business logic may want gear-api alone, and as little of it as there is.
 cargo check --package gear-api --no-default-features --locked

@@ -292,14 +292,14 @@ async fn calls_in_flight_end_once_when_the_broker_restarts() -> Test {
             let timeout = Duration::from_secs(20);
             let answer = client.call(CTRL, WAIT, &(n * 20)).timeout(timeout).await;
             ended.fetch_add(1, Ordering::Relaxed);
-            assert!(start.elapsed() < timeout + Duration::from_millis(250));
+            // How exactly is asked in virtual time.
+            assert!(start.elapsed() < timeout + Duration::from_secs(2));
             answer
         }));
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     broker.kill().await;
     broker.start().await;
-    let restarted = Instant::now();
     for call in calls {
         match call.await? {
             Ok(_) | Err(CallError::DeadlinePassed) => {}
@@ -308,7 +308,6 @@ async fn calls_in_flight_end_once_when_the_broker_restarts() -> Test {
     }
     assert_eq!(ended.load(Ordering::Relaxed), 50);
     assert_eq!(client.call(CTRL, WAIT, &1).timeout(PATIENCE).await?, 1);
-    let _ = restarted;
     node.shutdown(PATIENCE).await;
     Ok(())
 }
