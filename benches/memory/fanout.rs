@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::{
     body, compare,
     delivery::{Settled, delivery, message},
-    rate,
+    rate, take_all,
 };
 
 const SUBSCRIBERS: usize = 100;
@@ -48,16 +48,9 @@ async fn through_channels<M, T: Send + 'static>(
     let mut senders = Vec::new();
     let mut consumers = Vec::new();
     for _ in 0..SUBSCRIBERS {
-        let (sender, mut receiver) = mpsc::channel(1000);
+        let (sender, receiver) = mpsc::channel(1000);
         senders.push(sender);
-        consumers.push(tokio::spawn(async move {
-            let mut seen = 0;
-            while let Some(it) = receiver.recv().await {
-                take(it);
-                seen += 1;
-            }
-            assert_eq!(seen, MESSAGES);
-        }));
+        consumers.push(tokio::spawn(take_all(receiver, take, MESSAGES)));
     }
     for _ in 0..MESSAGES {
         let message = make();

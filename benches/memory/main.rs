@@ -15,6 +15,7 @@ mod watermark;
 use std::{future::Future, time::Instant};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 const ROUNDS: usize = 5;
 
@@ -33,6 +34,16 @@ fn rate<F: Future<Output = ()> + Send + 'static>(operations: usize, work: F) -> 
     let start = Instant::now();
     runtime.block_on(async { tokio::spawn(work).await.expect("a contestant failed") });
     operations as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The consumer of a floor: takes all that comes, which must be so many.
+async fn take_all<T>(mut receiver: mpsc::Receiver<T>, take: fn(T), count: usize) {
+    let mut seen = 0;
+    while let Some(it) = receiver.recv().await {
+        take(it);
+        seen += 1;
+    }
+    assert_eq!(seen, count);
 }
 
 /// One who is measured: a name, and a round that returns a rate.

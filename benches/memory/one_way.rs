@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::{
     body, compare,
     delivery::{Settled, delivery, message},
-    rate,
+    rate, take_all,
 };
 
 const MESSAGES: usize = 500_000;
@@ -39,15 +39,8 @@ fn settled_channel() -> f64 {
 }
 
 async fn through_channel<T: Send + 'static>(make: impl Fn() -> T, take: fn(T)) {
-    let (sender, mut receiver) = mpsc::channel(1000);
-    let consumer = tokio::spawn(async move {
-        let mut seen = 0;
-        while let Some(it) = receiver.recv().await {
-            take(it);
-            seen += 1;
-        }
-        assert_eq!(seen, MESSAGES);
-    });
+    let (sender, receiver) = mpsc::channel(1000);
+    let consumer = tokio::spawn(take_all(receiver, take, MESSAGES));
     for _ in 0..MESSAGES {
         assert!(sender.send(make()).await.is_ok(), "the receiver lives");
     }

@@ -67,7 +67,7 @@ impl From<lapin::Error> for RpcError {
 /// How long a broker may take for one answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long a broker may take for an answer that nobody waits for any more.
+/// How long a broker may take for an answer that nobody waits for any more: longer than anybody waits.
 const LATE: Duration = Duration::from_secs(300);
 
 /// Awaits one answer of the broker, `limit` at most.
