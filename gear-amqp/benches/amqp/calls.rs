@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::{
     measure::{Figures, Report, Stopwatch, round},
     place::Place,
-    raw::{self, MANDATORY, PREFETCH, Shape, body, id},
+    raw::{self, MANDATORY, PREFETCH, Shape, body, written_id},
 };
 
 pub(crate) const ECHO: Service = Service::new("ECHO");
@@ -137,7 +137,7 @@ impl Line {
     }
 
     fn id(&self) -> ShortString {
-        id(self.next.fetch_add(1, Ordering::Relaxed)).into()
+        written_id(self.next.fetch_add(1, Ordering::Relaxed)).into()
     }
 
     /// Publishes; `written` runs before the broker's answer is awaited.

@@ -74,7 +74,7 @@ pub(crate) async fn publish(transport: &dyn Transport, count: usize) {
             oldest.await.expect("it is stored");
         }
         let message = Message::builder(Kind::Cast, Text::from_static("take"))
-            .id(Id::from(id(n).as_str()))
+            .id(Id::from(id(n)))
             .durable(true)
             .body(body())
             .build();

@@ -24,9 +24,14 @@ pub(crate) fn body() -> Bytes {
     Bytes::from_static(&[b'x'; 256])
 }
 
-/// The id of the `n`th message: what comes twice must be known by it.
-pub(crate) fn id(n: usize) -> String {
-    format!("0199d9a4-7b3c-7000-8000-{n:012x}")
+/// The id of the `n`th message, a UUID: what comes twice must be known by it.
+pub(crate) fn id(n: usize) -> [u8; 16] {
+    (0x0199_d9a4_7b3c_7000_8000_u128 << 48 | n as u128).to_be_bytes()
+}
+
+/// The same as it is written.
+pub(crate) fn written_id(n: usize) -> String {
+    uuid::Uuid::from_bytes(id(n)).to_string()
 }
 
 /// What is in the properties.
@@ -39,7 +44,8 @@ pub(crate) enum Shape {
 }
 
 fn properties(shape: Shape, n: usize) -> BasicProperties {
-    let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id(n).into());
+    let properties =
+        BasicProperties::default().with_delivery_mode(2).with_message_id(written_id(n).into());
     match shape {
         Shape::Bare => properties,
         Shape::Gear => {

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gear_api::{Clock, Kind, Message, Publish, PublishError, Route, Text, Timestamp};
+use gear_api::{Clock, Id, Kind, Message, Publish, PublishError, Route, Text, Timestamp};
 use tokio::{sync::oneshot, time::Instant};
 
 use self::{
@@ -139,8 +139,7 @@ impl Publisher {
         }
         // The broker's returns are told apart by their ids.
         let message = if message.id().is_none() {
-            let id = uuid::Uuid::now_v7().to_string();
-            message.to_builder().id(gear_api::Id::from(id.as_str())).build()
+            message.to_builder().id(Id::from(uuid::Uuid::now_v7().into_bytes())).build()
         } else {
             message
         };

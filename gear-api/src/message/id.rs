@@ -25,6 +25,9 @@ use crate::Timestamp;
 /// assert_eq!(foreign.to_string(), "order-17");
 /// assert_eq!(own.to_string(), "0199d9a4-7b3c-7000-8000-000000000001");
 /// assert_ne!(foreign, own);
+///
+/// // The bytes of a UUID, as `uuid::Uuid::into_bytes` gives them.
+/// assert_eq!(Id::from([7; 16]).to_string(), "07070707-0707-0707-0707-070707070707");
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(Repr);
@@ -45,6 +48,13 @@ impl From<&str> for Id {
             return Self(Repr::Uuid(uuid));
         }
         Self(Repr::Text(text.into()))
+    }
+}
+
+/// The UUID of these bytes, which need not be written first to be read here.
+impl From<[u8; 16]> for Id {
+    fn from(uuid: [u8; 16]) -> Self {
+        Self(Repr::Uuid(Uuid::from_bytes(uuid)))
     }
 }
 
