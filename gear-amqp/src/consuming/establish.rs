@@ -113,14 +113,14 @@ impl Consumers {
         epoch: &Epoch,
     ) -> Result<String, Failure> {
         let options = &self.settings.options;
-        let new = || Declarer::new(&epoch.connection, &self.settings.names, options.topology);
-        let mut declarer = if subscribed.is_patient() { new().patient() } else { new() };
+        let mut declarer = Declarer::new(&epoch.connection, &self.settings.names, options.topology)
+            .again(!subscribed.is_new())
+            .patient(subscribed.is_patient());
         if let Some(dead) = &subscribed.dead {
             match declarer.queue(dead, Owner::Many).await {
                 // It exists, and what is to be set aside can wait for it.
                 Err(error) if may_be_out_of_reach(&error) => {
                     tracing::warn!(queue = %dead.queue.name, %error, "can not be reached");
-                    declarer = new();
                 }
                 declared => drop(declared?),
             }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use gear_api::topology::{self, Declaration, Exchange, ExchangeKind, Queue, QueueType};
+use gear_api::topology::{self, Binding, Declaration, Exchange, ExchangeKind, Queue, QueueType};
 use lapin::{
-    Connection,
+    Channel, Connection,
     options::{
         ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
         QueueDeleteOptions,
@@ -15,7 +15,7 @@ use lapin::{
 
 use crate::{
     TopologyMode,
-    link::rpc::{ANSWER, RpcError, Scratch, code, within},
+    link::rpc::{ANSWER, RpcError, Scratch, code},
     wire::Names,
 };
 
@@ -45,11 +45,15 @@ pub(crate) struct Declarer<'a> {
     names: &'a Names,
     mode: TopologyMode,
     own: Duration,
+    again: bool,
 }
 
 /// RabbitMQ 4 drops a message of a quorum queue after 20 returns by default; the library counts
 /// attempts itself, and never drops. "No limit" is -1 there, which RabbitMQ 3 refuses.
 pub(crate) const DELIVERY_LIMIT: u32 = 1_000_000;
+
+/// How long bindings are waited for that are most likely there.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a queue of one start is waited for: it is made anew rather than waited for any longer.
 const OWN: Duration = Duration::from_secs(2);
@@ -63,16 +67,32 @@ const JUDGEMENT: Duration = Duration::from_secs(180);
 pub(crate) struct Found {
     pub(crate) name: String,
     pub(crate) consumers: u32,
+    /// It was declared just now, or may have been.
+    is_new: bool,
+}
+
+impl Found {
+    fn new(queue: &lapin::Queue, is_new: bool) -> Self {
+        let consumers = queue.consumer_count();
+        Self { name: queue.name().as_str().to_owned(), consumers, is_new }
+    }
 }
 
 impl<'a> Declarer<'a> {
     pub(crate) fn new(connection: &'a Connection, names: &'a Names, mode: TopologyMode) -> Self {
-        Self { scratch: Scratch::new(connection), names, mode, own: OWN }
+        Self { scratch: Scratch::new(connection), names, mode, own: OWN, again: false }
+    }
+
+    /// For what was declared before. A cluster that has just lost a node may bind nothing for a
+    /// minute (Mnesia, until `net_ticktime` is over), and routes by what it knows: bindings of what
+    /// still exists are asked for, and not waited for.
+    pub(crate) fn again(self, again: bool) -> Self {
+        Self { again, ..self }
     }
 
     /// Waits for a queue of one start as long as for any other, since the broker is slow.
-    pub(crate) fn patient(self) -> Self {
-        Self { own: ANSWER, ..self }
+    pub(crate) fn patient(self, patient: bool) -> Self {
+        Self { own: if patient { ANSWER } else { OWN }, ..self }
     }
 
     /// Whether the broker answers at all, so that a queue that does not is to blame.
@@ -101,18 +121,37 @@ impl<'a> Declarer<'a> {
         }
         if self.mode != TopologyMode::Passive {
             let (source, destination, key) = topology::CAST_BINDING;
-            let channel = self.scratch.channel().await?;
             let destination = short(self.names.on_broker(&destination))?;
             let source = short(self.names.on_broker(&source))?;
             let key = short(key.as_str())?;
-            let options = ExchangeBindOptions::default();
-            let bind = async move {
-                let arguments = FieldTable::default();
+            let bind = async move |channel: Channel| {
+                let (options, arguments) = (ExchangeBindOptions::default(), FieldTable::default());
                 channel.exchange_bind(destination, source, key, options, arguments).await
             };
-            within(ANSWER, "binding an exchange", bind).await?;
+            self.bind("binding an exchange", 1, self.again, bind).await?;
         }
         Ok(())
+    }
+
+    /// So many bindings, which may be there already.
+    async fn bind<A>(
+        &mut self,
+        what: &'static str,
+        count: u32,
+        are_known: bool,
+        bind: impl FnOnce(Channel) -> A,
+    ) -> Result<(), RpcError>
+    where
+        A: Future<Output = lapin::Result<()>> + Send + 'static,
+    {
+        let limit = if are_known { AGAIN } else { ANSWER * count };
+        match self.scratch.ask(limit, what, bind).await {
+            Err(error @ RpcError::Silent { .. }) if are_known => {
+                tracing::warn!(%error, "not waited for");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     pub(crate) async fn exchange(&mut self, exchange: &Exchange) -> Result<(), RpcError> {
@@ -147,11 +186,10 @@ impl<'a> Declarer<'a> {
             ..ExchangeDeclareOptions::default()
         };
         let name = short(self.names.on_broker(&it.name))?;
-        let channel = self.scratch.channel().await?;
-        let declare = async move {
+        let declare = async move |channel: Channel| {
             channel.exchange_declare(name, kind, options, FieldTable::default()).await
         };
-        within(ANSWER, "declaring an exchange", declare).await
+        self.scratch.ask(ANSWER, "declaring an exchange", declare).await
     }
 
     /// A queue with its bindings. An operator declares those that are shared at most: which
@@ -166,26 +204,33 @@ impl<'a> Declarer<'a> {
         if passive {
             return Ok(found);
         }
-        let queue = short(found.name.as_str())?;
-        for binding in &declaration.stale {
-            let exchange = short(self.names.on_broker(&binding.exchange))?;
-            let (channel, key) = (self.scratch.channel().await?, short(binding.key.as_str())?);
-            let queue = queue.clone();
-            let unbind = async move {
-                channel.queue_unbind(queue, exchange, key, FieldTable::default()).await
+        let (stale, wanted) = (&declaration.stale, &declaration.bindings);
+        let count = u32::try_from(stale.len() + wanted.len()).unwrap_or(u32::MAX);
+        if count > 0 {
+            let queue = short(found.name.as_str())?;
+            let (stale, wanted) = (self.bindings(stale)?, self.bindings(wanted)?);
+            let bind = async move |channel: Channel| {
+                for (exchange, key) in stale {
+                    let none = FieldTable::default();
+                    channel.queue_unbind(queue.clone(), exchange, key, none).await?;
+                }
+                for (exchange, key) in wanted {
+                    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+                    channel.queue_bind(queue.clone(), exchange, key, options, none).await?;
+                }
+                Ok(())
             };
-            within(ANSWER, "removing a binding", unbind).await?;
-        }
-        for binding in &declaration.bindings {
-            let exchange = short(self.names.on_broker(&binding.exchange))?;
-            let (channel, key) = (self.scratch.channel().await?, short(binding.key.as_str())?);
-            let (queue, options) = (queue.clone(), QueueBindOptions::default());
-            let bind = async move {
-                channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await
-            };
-            within(ANSWER, "binding a queue", bind).await?;
+            self.bind("binding a queue", count, self.again && !found.is_new, bind).await?;
         }
         Ok(found)
+    }
+
+    /// Exchanges and keys as AMQP's methods take them.
+    fn bindings(&self, of: &[Binding]) -> Result<Vec<(ShortString, ShortString)>, RpcError> {
+        let on_broker = |binding: &Binding| {
+            Ok((short(self.names.on_broker(&binding.exchange))?, short(binding.key.as_str())?))
+        };
+        of.iter().map(on_broker).collect()
     }
 
     async fn find_or_declare(
@@ -228,10 +273,11 @@ impl<'a> Declarer<'a> {
     pub(crate) async fn look(&mut self, name: &str, limit: Duration) -> Result<Found, RpcError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let name = short(self.names.on_broker(name))?;
-        let channel = self.scratch.channel().await?;
-        let find = async move { channel.queue_declare(name, options, FieldTable::default()).await };
-        let queue = within(limit, "looking for a queue", find).await?;
-        Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
+        let find = async move |channel: Channel| {
+            channel.queue_declare(name, options, FieldTable::default()).await
+        };
+        let queue = self.scratch.ask(limit, "looking for a queue", find).await?;
+        Ok(Found::new(&queue, false))
     }
 
     async fn declare_queue(&mut self, queue: &Queue, owner: Owner) -> Result<Found, RpcError> {
@@ -242,18 +288,20 @@ impl<'a> Declarer<'a> {
             ..QueueDeclareOptions::default()
         };
         let name = short(self.names.on_broker(&queue.name))?;
-        let channel = self.scratch.channel().await?;
         let arguments = arguments(queue);
-        let declare = async move { channel.queue_declare(name, options, arguments).await };
-        let queue = within(self.patience(owner), "declaring a queue", declare).await?;
-        Ok(Found { name: queue.name().as_str().to_owned(), consumers: queue.consumer_count() })
+        let declare =
+            async move |channel: Channel| channel.queue_declare(name, options, arguments).await;
+        let limit = self.patience(owner);
+        let queue = self.scratch.ask(limit, "declaring a queue", declare).await?;
+        Ok(Found::new(&queue, true))
     }
 
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), RpcError> {
-        let channel = self.scratch.channel().await?;
         let name = short(self.names.on_broker(name))?;
-        let delete = async move { channel.queue_delete(name, QueueDeleteOptions::default()).await };
-        within(ANSWER, "deleting a queue", delete).await.map(drop)
+        let delete = async move |channel: Channel| {
+            channel.queue_delete(name, QueueDeleteOptions::default()).await
+        };
+        self.scratch.ask(ANSWER, "deleting a queue", delete).await.map(drop)
     }
 }
 

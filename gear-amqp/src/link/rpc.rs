@@ -148,7 +148,8 @@ pub(crate) async fn close(channel: Channel) {
 }
 
 /// A channel for one purpose: the broker closes it when it refuses, so nothing else may be on
-/// it. Opened again when that has happened.
+/// it. Another is opened when that has happened, and when one word was not answered: whatever
+/// comes after that on the same channel waits for it.
 pub(crate) struct Scratch<'a> {
     connection: &'a Connection,
     channel: Option<Channel>,
@@ -159,7 +160,7 @@ impl<'a> Scratch<'a> {
         Self { connection, channel: None }
     }
 
-    pub(crate) async fn channel(&mut self) -> Result<Channel, RpcError> {
+    async fn channel(&mut self) -> Result<Channel, RpcError> {
         match &self.channel {
             Some(channel) if channel.status().connected() => Ok(channel.clone()),
             _ => {
@@ -168,6 +169,25 @@ impl<'a> Scratch<'a> {
                 Ok(channel)
             }
         }
+    }
+
+    /// Says one word, and awaits the answer as [`within`] does.
+    pub(crate) async fn ask<T, A>(
+        &mut self,
+        limit: Duration,
+        what: &'static str,
+        word: impl FnOnce(Channel) -> A,
+    ) -> Result<T, RpcError>
+    where
+        T: Send + 'static,
+        A: Future<Output = lapin::Result<T>> + Send + 'static,
+    {
+        let channel = self.channel().await?;
+        let answer = within(limit, what, word(channel)).await;
+        if matches!(answer, Err(RpcError::Silent { .. })) {
+            self.channel = None;
+        }
+        answer
     }
 
     /// The channel is closed on dropping too, but then nobody waits for it.

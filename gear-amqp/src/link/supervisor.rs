@@ -60,7 +60,7 @@ async fn start_at(at: usize, supervisors: &[Supervisor]) -> Result<Vec<Open>, Am
     if let (Some(supervisor), Some((connection, broker))) = (supervisors.first(), first) {
         // A node that is cut off from its cluster accepts connections, and answers no more.
         let limit = supervisor.settings.options.connect_timeout;
-        let declare = tokio::time::timeout(limit, supervisor.declare(&connection));
+        let declare = tokio::time::timeout(limit, supervisor.declare(&connection, false));
         let declared =
             declare.await.unwrap_or(Err(RpcError::Silent { what: "the exchanges", limit }));
         declared.map_err(|error| AmqpError::of_start(error, &broker))?;
@@ -114,10 +114,10 @@ impl Supervisor {
         connection::open(Arc::clone(&self.settings), at, self.purpose()).await
     }
 
-    /// What every node needs to exist.
-    pub(crate) async fn declare(&self, connection: &Connection) -> Result<(), RpcError> {
+    /// What every node needs to exist, for the first time or again.
+    async fn declare(&self, connection: &Connection, again: bool) -> Result<(), RpcError> {
         let Settings { options, names } = &*self.settings;
-        let mut declarer = Declarer::new(connection, names, options.topology);
+        let mut declarer = Declarer::new(connection, names, options.topology).again(again);
         let declared = declarer.exchanges().await;
         declarer.done().await;
         declared
@@ -200,7 +200,7 @@ impl Supervisor {
     }
 
     async fn serve(&self, link: Open, is_declared: bool) -> Ended {
-        if !is_declared && let Err(error) = self.declare(&link.connection).await {
+        if !is_declared && let Err(error) = self.declare(&link.connection, true).await {
             tracing::warn!(%error, "the exchanges can not be declared");
             // A cluster that has just lost a node can not write, but routes by what it knows.
             if !matches!(error, RpcError::Silent { .. }) {

@@ -70,6 +70,8 @@ struct State {
     suspicions: u32,
     /// The broker closed the last channel: whoever may be the reason goes alone.
     careful: bool,
+    /// Delays whose exchange was declared over any connection.
+    declared: HashSet<Duration>,
     closing: bool,
 }
 
@@ -86,7 +88,7 @@ struct Up {
     failed: Option<lapin::Error>,
     /// Bytes of one frame, at most.
     frame_max: usize,
-    /// Delays whose exchange exists.
+    /// Delays whose exchange was declared over this one.
     delays: HashSet<Duration>,
     /// The one that messages name, if they shall: each broker may know us by another.
     user: Option<String>,
@@ -107,6 +109,7 @@ impl Publisher {
                 waiting_since: None,
                 suspicions: 0,
                 careful: false,
+                declared: HashSet::new(),
                 closing: false,
             }),
             waker: Waker::from(Arc::clone(&signal)),

@@ -245,11 +245,14 @@ impl Publisher {
         let (exchange, mut declaration) = topology::delay(delay);
         declaration.queue.queue_type = self.settings.options.queue_type;
         let mode = self.settings.options.topology;
-        let mut declarer = Declarer::new(connection, &self.settings.names, mode);
+        let again = self.state().declared.contains(&delay);
+        let mut declarer = Declarer::new(connection, &self.settings.names, mode).again(again);
         declarer.exchange(&exchange).await?;
         declarer.queue(&declaration, Owner::Many).await?;
         declarer.done().await;
-        if let Link::Up(up) = &mut self.state().link {
+        let mut state = self.state();
+        state.declared.insert(delay);
+        if let Link::Up(up) = &mut state.link {
             up.delays.insert(delay);
         }
         Ok(())
