@@ -404,3 +404,31 @@ async fn closing_while_the_broker_is_away_takes_no_time() -> Test {
     assert!(queue.next().await.is_none());
     Ok(())
 }
+
+/// As a cluster with Mnesia is after it has lost sight of a node, until `net_ticktime` is over: its other
+/// nodes can not write what is bound where, and route by what they know. With Khepri (4.3) nothing is in
+/// the way here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_binds_nothing_for_a_while_is_used_all_the_same() -> Test {
+    const BUSY: Duration = Duration::from_secs(20);
+    let broker = Broker::private().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    let lock = format!(
+        "spawn(fun() -> mnesia:transaction(fun() -> mnesia:write_lock_table(rabbit_route), \
+         receive after {} -> ok end end) end).",
+        BUSY.as_millis()
+    );
+    broker.ctl(&["eval", &lock]).await?;
+    let start = Instant::now();
+    proxy.drop_connections();
+    transport.send(Route::Address(&Address::from(&CTRL)), cast("all the same")).await?;
+    let delivery = next(&mut queue).await;
+    assert_eq!(text(delivery.message()), "all the same");
+    delivery.ack();
+    assert!(start.elapsed() < BUSY, "{:?}", start.elapsed());
+    transport.close().await;
+    Ok(())
+}
