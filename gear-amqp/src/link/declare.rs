@@ -116,8 +116,9 @@ impl<'a> Declarer<'a> {
 
     /// The exchanges that every node needs.
     pub(crate) async fn exchanges(&mut self) -> Result<(), RpcError> {
+        let mut are_known = self.again;
         for exchange in topology::exchanges() {
-            self.exchange(&exchange).await?;
+            are_known &= !self.exchange(&exchange).await?;
         }
         if self.mode != TopologyMode::Passive {
             let (source, destination, key) = topology::CAST_BINDING;
@@ -128,7 +129,7 @@ impl<'a> Declarer<'a> {
                 let (options, arguments) = (ExchangeBindOptions::default(), FieldTable::default());
                 channel.exchange_bind(destination, source, key, options, arguments).await
             };
-            self.bind("binding an exchange", 1, self.again, bind).await?;
+            self.bind("binding an exchange", 1, are_known, bind).await?;
         }
         Ok(())
     }
@@ -154,11 +155,12 @@ impl<'a> Declarer<'a> {
         }
     }
 
-    pub(crate) async fn exchange(&mut self, exchange: &Exchange) -> Result<(), RpcError> {
+    /// Returns whether it was declared just now, or may have been.
+    pub(crate) async fn exchange(&mut self, exchange: &Exchange) -> Result<bool, RpcError> {
         if self.mode != TopologyMode::Strict {
             match self.declare_exchange(exchange, true).await {
                 Err(error) if error.is(code::NOT_FOUND) && self.mode == TopologyMode::Declare => {}
-                done => return done,
+                found => return found.map(|()| false),
             }
         }
         match self.declare_exchange(exchange, false).await {
@@ -167,9 +169,9 @@ impl<'a> Declarer<'a> {
                 if error.is(code::PRECONDITION_FAILED) && self.mode == TopologyMode::Declare =>
             {
                 tracing::warn!(exchange = %exchange.name, %error, "used as it is");
-                Ok(())
+                Ok(true)
             }
-            done => done,
+            declared => declared.map(|()| true),
         }
     }
 
