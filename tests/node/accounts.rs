@@ -18,16 +18,48 @@ async fn a_thousand_cuts_leave_nothing_behind() -> Test {
     client.call(CTRL, WHO, &()).await?;
     broker.idle().await;
     let queues = broker.queues();
-    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    for _ in 0..1000 {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let mut before = 0;
+    for cut in 0..1000 {
+        if cut == 10 {
+            // By now there are as many tasks for handlers as ran at the same time.
+            before = tasks();
+        }
         let call = client.call(CTRL, WHO, &()).send();
         link.cut();
         assert_eq!(call.await?, "CTRL.host1");
     }
     broker.idle().await;
     assert_eq!(broker.queues(), queues);
-    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
+    assert_eq!(tasks(), before);
     assert_eq!((client.stats().open_calls, broker.stored_bytes()), (0, 0));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_of_handlers_are_used_again_and_end_with_their_node() -> Test {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let broker = broker();
+    let client = client(&broker).await;
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let ctrl = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+        broker.idle().await;
+        let before = tasks();
+        for _ in 0..10 {
+            let calls = [(); 3].map(|()| client.call(CTRL, ECHO, &"x".into()).send());
+            for call in calls {
+                assert_eq!(call.await?, "x");
+            }
+        }
+        assert_eq!(tasks(), before + 3);
+        assert!(ctrl.shutdown(SECOND).await.is_clean());
+        broker.idle().await;
+        left.push(tasks());
+    }
+    // The broker has one of its own from when it has something to wait for.
+    assert_eq!(left[1], left[0]);
+    assert_eq!(left[2], left[0]);
     Ok(())
 }
 

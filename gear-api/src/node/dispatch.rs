@@ -281,7 +281,7 @@ impl DeliverySink for Dispatch {
         match self.role.find(kind, &operation, &key) {
             Some(registered) => {
                 registered.count.fetch_add(1, Ordering::Relaxed);
-                registered.handler.spawn(&self.tasks, place, job);
+                registered.handler.spawn(place, job);
             }
             None if kind == Kind::Reply => {
                 count(&self.core.counters.unknown);
@@ -290,7 +290,7 @@ impl DeliverySink for Dispatch {
             }
             None => {
                 if let Some(rest) = job.unknown_operation() {
-                    self.tasks.spawn(place, rest);
+                    place.run(rest);
                 }
             }
         }

@@ -17,11 +17,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::{
-    BoxError, Context, Fault, code,
-    job::Job,
-    tasks::{Place, Tasks},
-};
+use super::{BoxError, Context, Fault, code, job::Job, tasks::Place};
 use crate::{Codec, Message, RemoteError, Text};
 
 /// A request on its way through layers.
@@ -143,7 +139,7 @@ impl fmt::Debug for HandlerService {
 /// What can handle any request.
 pub(super) trait Handler: Send + Sync {
     /// Handles a request in a task of its own, from decoding to settling.
-    fn spawn(&self, tasks: &Tasks, place: Place, job: Job);
+    fn spawn(&self, place: Place<'_>, job: Job);
 
     /// Handles a request for a layer around it.
     fn answer(self: Arc<Self>, cx: Context) -> Answer;
@@ -166,7 +162,7 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    fn spawn(&self, tasks: &Tasks, place: Place, job: Job) {
+    fn spawn(&self, place: Place<'_>, job: Job) {
         let span = job.span();
         // This is the stack of whoever sent the request, or of all consumers of a connection:
         // what is the handler's may panic in its own task alone.
@@ -174,15 +170,14 @@ where
             Ok(function) => function,
             Err(fault) => {
                 if let Some(rest) = span.in_scope(|| job.finish(Err(fault))) {
-                    tasks.spawn(place, rest);
+                    place.run(rest);
                 }
                 return;
             }
         };
         let state = Arc::clone(&self.state);
         let (decode, encode) = (self.decode, self.encode);
-        tasks.spawn(
-            place,
+        place.run(Box::pin(
             async move {
                 let Some(job) = job.begin() else { return };
                 let cx = job.context().clone();
@@ -193,7 +188,7 @@ where
                 }
             }
             .instrument(span),
-        );
+        ));
     }
 
     fn answer(self: Arc<Self>, cx: Context) -> Answer {
@@ -341,11 +336,10 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn spawn(&self, tasks: &Tasks, place: Place, job: Job) {
+    fn spawn(&self, place: Place<'_>, job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
-        tasks.spawn(
-            place,
+        place.run(Box::pin(
             async move {
                 let Some(job) = job.begin() else { return };
                 let mut expired = false;
@@ -363,7 +357,7 @@ where
                 }
             }
             .instrument(span),
-        );
+        ));
     }
 
     fn answer(self: Arc<Self>, cx: Context) -> Answer {

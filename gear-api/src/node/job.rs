@@ -1,11 +1,11 @@
 //! One request from its delivery to its settlement. Whatever happens to its handler, the
 //! request is answered and settled, once: a job that is dropped sees to it.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tracing::Span;
 
-use super::{Context, Fault, Reply, code};
+use super::{Context, Fault, Reply, code, tasks::Work};
 use crate::{
     Kind, Message, Publish, PublishError, RemoteError, Route, Settlement, Text,
     causes::Causes,
@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// What is left to await before a message is settled. Boxed, because it is rare and would
-/// make every handler's task larger.
-pub(super) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// make every handler's future larger.
+pub(super) type Rest = Work;
 
 pub(super) struct Job {
     cx: Context,
