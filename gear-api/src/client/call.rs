@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     CallError, Cast, CastError, Client, Core, NotSent, RemoteError,
-    pending::{self, Waiter},
+    pending::{self, Ended, Waiter},
     trace::{Sent, Trace},
 };
 use crate::{
@@ -86,13 +86,15 @@ impl Request {
         &self.to
     }
 
-    fn head(&mut self, content_type: Text) -> Head {
+    #[inline(always)]
+    fn head(&self, content_type: Text, reply_to: ReplyTo) -> Head {
         let core = self.client.core();
         let operation = Text::from_static(self.operation);
         let mut head = core.head(Kind::Call, operation, self.sent_at, self.client.parent_message());
         head.id = Some(self.id.clone());
         head.correlation = Some(self.id.clone());
         head.content_type = content_type;
+        head.reply_to = Some(reply_to);
         head.deadline = Some(core.clock.timestamp(self.deadline));
         if let Some(headers) = &self.headers {
             head.headers.add(headers);
@@ -106,16 +108,17 @@ impl Request {
 
     /// Registers the waiter and hands the message over.
     pub(super) fn send(mut self, waiter: Waiter, content_type: Text) -> Result<Open, CallError> {
-        let mut head = self.head(content_type);
-        let body = self.body.map_err(CallError::NotSent)?;
+        let body = std::mem::replace(&mut self.body, Ok(Bytes::new()));
+        let body = body.map_err(CallError::NotSent)?;
         if self.deadline <= self.started {
             return Err(CallError::NotSent(NotSent::TooLate));
         }
-        let core = self.client.into_core();
-        head.reply_to = Some(core.pending.insert(&self.id, self.deadline, waiter)?);
-        let publish = core.transport.send(Route::Address(&self.to), head.message(body));
+        let core = self.client.core();
+        let reply_to = core.pending.insert(&self.id, self.deadline, waiter)?;
+        let message = self.head(content_type, reply_to).message(body);
+        let publish = core.transport.send(Route::Address(&self.to), message);
         Ok(Open {
-            core,
+            core: self.client.into_core(),
             id: self.id,
             group: self.to.is_group(),
             publish: Some(publish),
@@ -216,10 +219,8 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// # }
     /// ```
     pub fn reply_to(self, service: &Service) -> Cast {
-        let mut request = self.request;
-        let mut head = request.head(C::CONTENT_TYPE);
-        head.reply_to = Some(ReplyTo::service(service));
-        let Request { client, to, deadline, body, .. } = request;
+        let head = self.request.head(C::CONTENT_TYPE, ReplyTo::service(service));
+        let Request { client, to, deadline, body, .. } = self.request;
         Cast::of_request(client, to, deadline, head, body)
     }
 }
@@ -297,10 +298,12 @@ impl Open {
         })
     }
 
-    /// What it means that the deadline passed: if the request can still be taken back, that
-    /// nothing was done.
-    pub(super) fn deadline_passed(&mut self) -> CallError {
-        if self.publish.as_mut().is_some_and(Publish::withdraw) {
+    /// What it means that there will be no answer. Where the request can still be taken back at its
+    /// deadline, nothing was done.
+    pub(super) fn ended(&mut self, ended: Ended) -> CallError {
+        if ended == Ended::Closed {
+            CallError::Closed
+        } else if self.publish.as_mut().is_some_and(Publish::withdraw) {
             let why = Text::from_static("the broker took no messages until the deadline");
             CallError::NotSent(NotSent::Unavailable(why))
         } else {
@@ -321,8 +324,7 @@ fn poll_answer(
     // Whoever answers has taken it out of the table.
     open.forgotten = true;
     Poll::Ready(match answer {
-        Ok(Err(CallError::DeadlinePassed)) => Err(open.deadline_passed()),
-        Ok(answer) => answer,
+        Ok(answer) => answer.map_err(|ended| open.ended(ended)),
         Err(_) => Err(CallError::Closed),
     })
 }

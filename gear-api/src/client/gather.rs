@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::{
     CallError, Client,
     call::{self, Open, Request},
-    pending::{self, Waiter},
+    pending::{self, Ended, Waiter},
     trace::{Sent, Trace},
 };
 use crate::{Address, Codec, HeaderValue, Instance, Operation, Text};
@@ -175,8 +175,7 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
             return Poll::Ready(sent);
         }
         self.receiver.poll_recv(cx).map(|answer| match answer {
-            Some(Err(CallError::DeadlinePassed)) => Err(self.open.deadline_passed()),
-            Some(Err(error)) => Err(error),
+            Some(Err(ended)) => Err(self.open.ended(ended)),
             answer => {
                 self.first = answer;
                 Ok(())
@@ -222,9 +221,10 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
             let reply = match next {
                 Some(Ok(reply)) => reply,
                 // Its time is over: that is how a gather ends.
-                None | Some(Err(CallError::DeadlinePassed)) => return Poll::Ready(None),
-                Some(Err(error)) => {
-                    return Poll::Ready(Some(Answer { from: None, result: Err(error) }));
+                None | Some(Err(Ended::DeadlinePassed)) => return Poll::Ready(None),
+                Some(Err(Ended::Closed)) => {
+                    let result = Err(CallError::Closed);
+                    return Poll::Ready(Some(Answer { from: None, result }));
                 }
             };
             let from: Option<Instance> = reply.sender().parse().ok();

@@ -3,7 +3,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{
+        BinaryHeap,
+        hash_map::{Entry, OccupiedEntry},
+    },
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +19,14 @@ use tokio::{
 
 use crate::{CallError, Id, Message, ReplySink, ReplyTo};
 
-pub(crate) type Answer = Result<Message, CallError>;
+pub(super) type Answer = Result<Message, Ended>;
+
+/// What ends a call without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    DeadlinePassed,
+    Closed,
+}
 
 /// Who waits.
 pub(super) enum Waiter {
@@ -86,7 +96,7 @@ impl Pending {
     }
 
     pub(super) fn remove(&self, id: &Id) {
-        let removed = self.lock().remove(id);
+        let removed = self.lock().find(id).map(OccupiedEntry::remove);
         drop(removed); // outside of the lock: it may wake somebody
     }
 
@@ -112,7 +122,7 @@ impl Pending {
         let mut calls: Vec<_> = calls.into_iter().collect();
         calls.sort_unstable_by_key(|(serial, _)| *serial);
         for (_, call) in calls {
-            call.waiter.fail(CallError::Closed);
+            call.waiter.fail(Ended::Closed);
         }
         self.changed.notify_one();
         open
@@ -137,7 +147,7 @@ impl Pending {
         let next = state.sleeps_until;
         drop(state);
         for waiter in due {
-            waiter.fail(CallError::DeadlinePassed);
+            waiter.fail(Ended::DeadlinePassed);
         }
         next
     }
@@ -160,13 +170,11 @@ impl Pending {
 }
 
 impl State {
-    fn find(&self, id: &Id) -> Option<&Call> {
-        self.calls.get(&id.serial()?).filter(|call| call.id == *id)
-    }
-
-    fn remove(&mut self, id: &Id) -> Option<Waiter> {
-        self.find(id)?;
-        self.calls.remove(&id.serial()?).map(|call| call.waiter)
+    fn find(&mut self, id: &Id) -> Option<OccupiedEntry<'_, u64, Call>> {
+        match self.calls.entry(id.serial()?) {
+            Entry::Occupied(call) if call.get().id == *id => Some(call),
+            _ => None,
+        }
     }
 
     fn add_deadline(&mut self, deadline: Instant, serial: u64) {
@@ -179,11 +187,11 @@ impl State {
 }
 
 impl Waiter {
-    fn fail(self, error: CallError) {
+    fn fail(self, ended: Ended) {
         match self {
             // A caller that has gone needs no answer.
-            Self::One(answer) => drop(answer.send(Err(error))),
-            Self::Many(answers) => drop(answers.send(Err(error))),
+            Self::One(answer) => drop(answer.send(Err(ended))),
+            Self::Many(answers) => drop(answers.send(Err(ended))),
         }
     }
 }
@@ -199,16 +207,18 @@ impl ReplySink for Pending {
             state.late += 1;
             return;
         };
-        match state.find(id).map(|call| &call.waiter) {
-            None => state.late += 1,
-            Some(Waiter::Many(answers)) => drop(answers.send(Ok(reply))),
-            Some(Waiter::One(_)) => {
-                let waiter = state.remove(id);
-                drop(state);
-                if let Some(Waiter::One(answer)) = waiter {
-                    drop(answer.send(Ok(reply)));
-                }
-            }
+        let Some(call) = state.find(id) else {
+            state.late += 1;
+            return;
+        };
+        if let Waiter::Many(answers) = &call.get().waiter {
+            drop(answers.send(Ok(reply)));
+            return;
+        }
+        let call = call.remove();
+        drop(state);
+        if let Waiter::One(answer) = call.waiter {
+            drop(answer.send(Ok(reply)));
         }
     }
 }
@@ -245,11 +255,11 @@ mod tests {
 
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(pending.expire().is_some());
-        assert!(matches!(early.try_recv(), Ok(Err(CallError::DeadlinePassed))));
+        assert!(matches!(early.try_recv(), Ok(Err(Ended::DeadlinePassed))));
         assert!(late.try_recv().is_err());
         tokio::time::advance(Duration::from_secs(10)).await;
         pending.expire();
-        assert!(matches!(late.try_recv(), Ok(Err(CallError::DeadlinePassed))));
+        assert!(matches!(late.try_recv(), Ok(Err(Ended::DeadlinePassed))));
         assert_eq!(pending.len(), 0);
     }
 }

@@ -100,6 +100,7 @@ pub(crate) struct Head {
 
 impl Head {
     /// No property but these.
+    #[inline(always)]
     pub(crate) const fn new(kind: Kind, operation: Text) -> Self {
         Self {
             kind,
@@ -120,6 +121,7 @@ impl Head {
     }
 
     /// The message in one step: a builder would move all of this at every setter.
+    #[inline(always)]
     pub(crate) fn message(self, body: Bytes) -> Message {
         Message(Arc::new(Content { head: self, body }))
     }
