@@ -277,18 +277,18 @@ impl DeliverySink for Dispatch {
             tracing::warn!(%key, queue = %self.queue, "dropped: no pattern of this node is for it");
             return job.forget();
         }
+        if let Some(registered) = self.role.find(kind, &operation, &key) {
+            registered.count.fetch_add(1, Ordering::Relaxed);
+            return registered.handler.spawn(place, job);
+        }
         let Some(job) = job.unless_expired() else { return };
-        match self.role.find(kind, &operation, &key) {
-            Some(registered) => {
-                registered.count.fetch_add(1, Ordering::Relaxed);
-                registered.handler.spawn(place, job);
-            }
-            None if kind == Kind::Reply => {
+        match kind {
+            Kind::Reply => {
                 count(&self.core.counters.unknown);
                 tracing::debug!(%operation, "a reply came that no handler takes");
                 job.forget();
             }
-            None => {
+            _ => {
                 if let Some(rest) = job.unknown_operation() {
                     place.run(rest);
                 }

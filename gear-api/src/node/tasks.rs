@@ -32,6 +32,8 @@ struct Shared {
     /// Alone on its cache line: every handler changes it.
     running: CachePadded<AtomicUsize>,
     closed: AtomicBool,
+    /// Whether somebody waits, or has waited, for `finished`.
+    awaited: AtomicBool,
     finished: Notify,
     cut_off: AtomicBool,
     waiting: Mutex<Waiting>,
@@ -62,6 +64,7 @@ impl Tasks {
             runtime,
             running: CachePadded::default(),
             closed: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             finished: Notify::new(),
             cut_off: AtomicBool::new(false),
             waiting: Mutex::default(),
@@ -92,6 +95,7 @@ impl Tasks {
 
     /// Returns when none runs.
     pub(super) async fn finished(&self) {
+        self.0.awaited.store(true, Ordering::SeqCst);
         loop {
             let finished = self.0.finished.notified();
             if self.running() == 0 {
@@ -135,7 +139,9 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let was_last = self.0.running.fetch_sub(1, Ordering::SeqCst) == 1;
+        // Whoever comes to wait after this look sees that none runs.
+        if was_last && self.0.awaited.load(Ordering::SeqCst) {
             self.0.finished.notify_waiters();
         }
     }
