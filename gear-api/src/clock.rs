@@ -45,7 +45,8 @@ impl Timestamp {
 impl std::ops::Add<Duration> for Timestamp {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        let ms = duration.as_secs().saturating_mul(1000);
+        Self(self.0.saturating_add(ms).saturating_add(duration.subsec_millis().into()))
     }
 }
 

@@ -18,9 +18,13 @@ use crate::{
 impl State {
     /// The first of what needs no looking for.
     fn next_planned(&self) -> Option<Instant> {
+        let timer = self.model.next_timer();
+        if self.held.is_empty() && self.unconfirmed.is_empty() {
+            return timer; // as it is without faults
+        }
         let held = self.held.first_key_value().map(|((at, _), _)| *at);
         let unconfirmed = self.unconfirmed.first_key_value().map(|((at, _), _)| *at);
-        held.into_iter().chain(unconfirmed).chain(self.model.next_timer()).min()
+        held.into_iter().chain(unconfirmed).chain(timer).min()
     }
 
     fn next_timer(&self) -> Option<Instant> {
