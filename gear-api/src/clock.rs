@@ -114,6 +114,7 @@ impl Clock {
 
     /// The time that it is, was or will be at `instant`.
     #[must_use]
+    #[inline]
     pub fn timestamp(&self, instant: Instant) -> Timestamp {
         match self.0 {
             Source::System => {
@@ -131,6 +132,7 @@ impl Clock {
     /// When `timestamp` comes, or came. What lies more than 30 years ahead counts as
     /// 30 years ahead.
     #[must_use]
+    #[inline]
     pub fn instant(&self, timestamp: Timestamp) -> Instant {
         match self.0 {
             Source::System => {

@@ -36,15 +36,6 @@ impl State {
         back.chain(waiting).chain(self.next_planned()).min()
     }
 
-    /// Whether there is anything to set a timer for.
-    fn has_plans(&self) -> bool {
-        self.down > 0
-            || !self.waiting.is_empty()
-            || !self.held.is_empty()
-            || !self.unconfirmed.is_empty()
-            || self.model.has_timers()
-    }
-
     /// Whether anything will happen by itself, as far as the broker knows.
     fn is_busy(&self) -> bool {
         self.waiting.values().any(|waiting| !waiting.is_withdrawn())
@@ -62,13 +53,8 @@ impl Shared {
     /// Sees to it that the ticker wakes in time.
     pub(crate) fn set_timer(self: &Arc<Self>, state: &mut State) {
         // Runs at the end of every change, so it looks at no more than it must.
-        if !state.has_plans() {
-            return;
-        }
-        let mut next = state.next_planned();
-        if state.down > 0 || !state.waiting.is_empty() {
-            next = state.next_timer();
-        }
+        let looks_further = state.down > 0 || !state.waiting.is_empty();
+        let next = if looks_further { state.next_timer() } else { state.next_planned() };
         let Some(next) = next else { return };
         if state.timer_set.is_some_and(|set| set <= next) && !state.ticker_is_gone() {
             return;

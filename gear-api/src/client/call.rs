@@ -97,7 +97,7 @@ impl Request {
         head.reply_to = Some(reply_to);
         head.deadline = Some(core.clock.timestamp(self.deadline));
         if let Some(headers) = &self.headers {
-            head.headers.add(headers);
+            head.headers = head.headers.with(headers);
         }
         head
     }
@@ -121,7 +121,7 @@ impl Request {
             core: self.client.into_core(),
             id: self.id,
             group: self.to.is_group(),
-            publish: Some(publish),
+            publish: (!publish.is_confirmed()).then_some(publish),
             forgotten: false,
         })
     }

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::pending::Pending;
 use crate::{
-    Clock, ConsumerEnd, Id, Instance, Kind, Message, NotSent, Publish, StartError, Subscription,
-    Text, Timestamp, Transport,
+    Clock, ConsumerEnd, Headers, Id, Instance, Kind, Message, NotSent, Publish, StartError,
+    Subscription, Text, Timestamp, Transport,
     message::{Head, IdSource},
     topology::header,
 };
@@ -151,12 +151,7 @@ impl Core {
         head.sender = self.instance.text().clone();
         head.sent_at = Some(now);
         if let Some(parent) = parent {
-            for name in [header::TRACEPARENT, header::TRACESTATE] {
-                if let Some(value) = parent.headers().get(name) {
-                    // It fitted the parent, where it was among more.
-                    let _ = head.headers.insert_reserved(Text::from_static(name), value.clone());
-                }
-            }
+            head.headers = trace_of(parent);
         }
         head
     }
@@ -210,6 +205,18 @@ impl Core {
         let mut list = self.counters.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
         list.push(unfinished);
     }
+}
+
+/// The trace that a request is part of.
+fn trace_of(request: &Message) -> Headers {
+    let mut headers = Headers::new();
+    for name in [header::TRACEPARENT, header::TRACESTATE] {
+        if let Some(value) = request.headers().get(name) {
+            // It fitted the request, where it was among more.
+            let _ = headers.insert_reserved(Text::from_static(name), value.clone());
+        }
+    }
+    headers
 }
 
 impl Drop for Core {

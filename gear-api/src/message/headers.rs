@@ -201,14 +201,14 @@ impl Headers {
         Ok(())
     }
 
-    /// Adds others, as far as they fit: those of a trace yield to the user's.
-    pub(crate) fn add(&mut self, others: &Self) {
+    /// These and others, as far as they fit: those of a trace yield to the user's.
+    pub(crate) fn with(mut self, others: &Self) -> Self {
         for (name, value) in &others.fields {
             if self.insert_reserved(name.clone(), value.clone()).is_err() {
-                self.clone_from(others);
-                return;
+                return others.clone();
             }
         }
+        self
     }
 
     /// The value of a header.

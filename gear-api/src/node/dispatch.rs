@@ -269,15 +269,16 @@ impl DeliverySink for Dispatch {
         let Some(place) = self.tasks.enter() else { return self.hold(delivery) };
         let key = delivery.key().clone();
         let (message, settlement) = delivery.into_parts();
-        let (kind, operation) = (message.kind(), message.operation().clone());
-        let cx = Context::new(Arc::clone(&self.core), message, key.clone());
+        let cx = Context::new(Arc::clone(&self.core), message, key);
         let job = Job::new(cx, self.queue.clone(), settlement);
-        if !self.role.concerns(&key) && kind != Kind::Reply {
+        let (key, message) = (job.context().key(), job.context().message());
+        let (kind, operation) = (message.kind(), message.operation());
+        if !self.role.concerns(key) && kind != Kind::Reply {
             count(&self.core.counters.misrouted);
             tracing::warn!(%key, queue = %self.queue, "dropped: no pattern of this node is for it");
             return job.forget();
         }
-        if let Some(registered) = self.role.find(kind, &operation, &key) {
+        if let Some(registered) = self.role.find(kind, operation, key) {
             registered.count.fetch_add(1, Ordering::Relaxed);
             return registered.handler.spawn(place, job);
         }
@@ -285,6 +286,7 @@ impl DeliverySink for Dispatch {
         match kind {
             Kind::Reply => {
                 count(&self.core.counters.unknown);
+                let operation = job.context().message().operation();
                 tracing::debug!(%operation, "a reply came that no handler takes");
                 job.forget();
             }

@@ -128,6 +128,11 @@ impl Publish {
         !matches!(self.0, State::Waiting(_))
     }
 
+    /// Whether it is known already that the message is stored wherever it was routed to.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        matches!(self.0, State::Confirmed)
+    }
+
     /// Why it failed, if that is known already.
     pub(crate) fn failed(&self) -> Option<&PublishError> {
         match &self.0 {

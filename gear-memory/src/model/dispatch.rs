@@ -355,10 +355,6 @@ impl<O: Outlet> Model<O> {
         self.note(now, || event);
     }
 
-    pub(crate) fn has_timers(&self) -> bool {
-        !self.timers.is_empty()
-    }
-
     /// When [`tick`](Self::tick) is due.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)

@@ -84,8 +84,17 @@ impl<O: Outlet> Model<O> {
         now: &Now,
     ) -> Outcome {
         self.activity += 1;
+        if let Origin::Publisher { expires } = origin
+            && self.record.is_none()
+            && let Some(queue) = self.routes.only(exchange, &key)
+        {
+            let entry = Entry::new(message, key, exchange, expires);
+            return Outcome { queues: 1, refused: !self.store(queue, entry, now) };
+        }
         let mut queues = std::mem::take(&mut self.scratch.queues);
-        if !self.routes.find(exchange, &key, &mut queues) {
+        if let Some(known) = self.routes.find(exchange, &key) {
+            queues.extend_from_slice(known);
+        } else {
             self.find_queues(exchange, &key, &mut queues);
             self.routes.remember(exchange, &key, &queues);
         }

@@ -29,19 +29,20 @@ impl Default for Routes {
 }
 
 impl Routes {
-    /// Adds the queues that a key leads to, if they are known. Returns whether they are.
-    pub(super) fn find(&self, exchange: ExchangeId, key: &str, queues: &mut Vec<QueueId>) -> bool {
-        let Some(route) = &self.slots[slot(key)] else { return false };
+    /// The queues that a key leads to, if they are known.
+    pub(super) fn find(&self, exchange: ExchangeId, key: &str) -> Option<&[QueueId]> {
+        let route = self.slots[slot(key)].as_ref()?;
         // Mostly it is the same text in memory, too.
         let same = std::ptr::eq(route.key.as_str(), key) || route.key == *key;
-        if !same || route.exchange != exchange {
-            return false;
+        (same && route.exchange == exchange).then_some(&route.queues)
+    }
+
+    /// The one queue that a key leads to, if that is known.
+    pub(super) fn only(&self, exchange: ExchangeId, key: &str) -> Option<QueueId> {
+        match self.find(exchange, key)? {
+            [queue] => Some(*queue),
+            _ => None,
         }
-        match route.queues[..] {
-            [queue] => queues.push(queue),
-            _ => queues.extend_from_slice(&route.queues),
-        }
-        true
     }
 
     pub(super) fn remember(&mut self, exchange: ExchangeId, key: &Text, queues: &[QueueId]) {
