@@ -89,9 +89,9 @@ impl Wake {
             Self::Task(waker) => waker.wake(),
             Self::Reply(sink, message) => sink.deliver(message),
             Self::Delivery(lease, delivered) => {
-                let inbox = Arc::clone(&lease.inbox);
-                if let Some(sink) = inbox.forward.get() {
-                    sink.deliver(delivered.into_delivery(lease));
+                // The lease was counted just now: its count is in this thread's cache.
+                if let Some(sink) = lease.inbox.forward.get() {
+                    sink.deliver(delivered.into_delivery(Arc::clone(&lease)));
                 }
             }
         }

@@ -68,8 +68,7 @@ impl Exchanges {
 /// of its own, from what never does.
 #[repr(align(128))]
 pub(crate) struct Shared {
-    state: CachePadded<Mutex<State>>,
-    settlements: CachePadded<Settlements>,
+    locked: CachePadded<Locked>,
     /// Publishers wait for every byte: settlements are not held back then.
     pub(crate) is_blocked: AtomicBool,
     pub(crate) exchanges: Exchanges,
@@ -82,6 +81,14 @@ pub(crate) struct Shared {
     pub(crate) queue_type: QueueType,
     pub(crate) timer_changed: Arc<Notify>,
     pub(crate) progress: Notify,
+}
+
+/// The lock, with the settlements in front: whoever takes it looks at them before and after, and so
+/// gets both with one cache line. Hence the order is fixed.
+#[repr(C)]
+struct Locked {
+    settlements: Settlements,
+    state: Mutex<State>,
 }
 
 /// Settlements on their way into the broker. A consumer leaves them here, and whoever has
@@ -240,25 +247,27 @@ impl Shared {
     pub(crate) fn new(mut model: Model<Arc<Inbox>>, options: Options) -> Self {
         let exchanges = Exchanges::declare(&mut model);
         Self {
-            state: CachePadded::new(Mutex::new(State {
-                model,
-                connections: SlotMap::with_key(),
-                connected: 0,
-                down: 0,
-                faults: Faults::default(),
-                settling: Vec::new(),
-                alarm: None,
-                shows_blocked: None,
-                waiting: BTreeMap::new(),
-                held: BTreeMap::new(),
-                unconfirmed: BTreeMap::new(),
-                numbers: 0,
-                told: 0,
-                idle_waiters: 0,
-                timer_set: None,
-                ticker: None,
-            })),
-            settlements: CachePadded::default(),
+            locked: CachePadded::new(Locked {
+                settlements: Settlements::default(),
+                state: Mutex::new(State {
+                    model,
+                    connections: SlotMap::with_key(),
+                    connected: 0,
+                    down: 0,
+                    faults: Faults::default(),
+                    settling: Vec::new(),
+                    alarm: None,
+                    shows_blocked: None,
+                    waiting: BTreeMap::new(),
+                    held: BTreeMap::new(),
+                    unconfirmed: BTreeMap::new(),
+                    numbers: 0,
+                    told: 0,
+                    idle_waiters: 0,
+                    timer_set: None,
+                    ticker: None,
+                }),
+            }),
             is_blocked: AtomicBool::new(false),
             exchanges,
             seed: options.seed,
@@ -273,7 +282,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locked.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state, and then does what the change entails: blocked publishers go on
@@ -290,7 +299,7 @@ impl Shared {
     /// who would move much into [`with`](Self::with) and back.
     pub(crate) fn begin(&self, now: &Now) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        self.settlements.take_in(&mut state, now);
+        self.locked.settlements.take_in(&mut state, now);
         state
     }
 
@@ -298,7 +307,7 @@ impl Shared {
     pub(crate) fn finish<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State>, now: &Now) {
         self.unlock(state, now);
         // Settlements may have come while the lock was held.
-        if self.settlements.look() {
+        if self.locked.settlements.look() {
             self.take_in_late(now);
         }
     }
@@ -307,9 +316,9 @@ impl Shared {
     fn take_in_late(self: &Arc<Self>, now: &Now) {
         // Whoever has the lock now will look, too.
         while let Some(mut state) = self.try_lock() {
-            self.settlements.take_in(&mut state, now);
+            self.locked.settlements.take_in(&mut state, now);
             self.unlock(state, now);
-            if !self.settlements.look() {
+            if !self.locked.settlements.look() {
                 return;
             }
         }
@@ -343,7 +352,7 @@ impl Shared {
     }
 
     fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
+        match self.locked.state.try_lock() {
             Ok(state) => Some(state),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
@@ -359,7 +368,7 @@ impl Shared {
     ) -> bool {
         let Some(mut state) = self.try_lock() else { return false };
         let now = Now::default();
-        self.settlements.take_in(&mut state, &now);
+        self.locked.settlements.take_in(&mut state, &now);
         state.model.settle(consumer, [(tag, verdict)], &now);
         self.finish(state, &now);
         true
@@ -367,14 +376,14 @@ impl Shared {
 
     /// Leaves settlements for whoever takes them in next.
     pub(crate) fn leave_settled(&self, settled: &mut Settled) {
-        self.settlements.add(settled);
+        self.locked.settlements.add(settled);
     }
 
     /// Takes settlements in that were left. Never waits for the lock.
     pub(crate) fn take_in_settled(self: &Arc<Self>) {
         if let Some(mut state) = self.try_lock() {
             let now = Now::default();
-            self.settlements.take_in(&mut state, &now);
+            self.locked.settlements.take_in(&mut state, &now);
             self.finish(state, &now);
         }
     }
