@@ -23,7 +23,8 @@ use tokio::task::coop::unconstrained;
 
 use crate::{
     model::{ConsumerId, Delivered, Outlet, Tag},
-    shared::Shared,
+    now::Now,
+    shared::{self, Shared},
 };
 
 /// Settlements that are collected before they go to the broker, at most.
@@ -227,9 +228,31 @@ impl Outlet for Arc<Inbox> {
     }
 }
 
+impl Lease {
+    /// Acknowledges a request while its broker is locked. Returns whether it is one of that broker.
+    pub(crate) fn acknowledge(
+        request: &Settlement,
+        shared: &Arc<Shared>,
+        broker: &mut shared::State,
+        now: &Now,
+    ) -> bool {
+        match request.by::<Self>() {
+            Some((lease, tag)) if Arc::ptr_eq(&lease.shared, shared) => {
+                broker.model.settle(lease.consumer, [(tag_of(tag), Verdict::Ack)], now);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn tag_of(tag: u64) -> Tag {
+    Tag::from(KeyData::from_ffi(tag))
+}
+
 impl Settle for Lease {
     fn settle(&self, tag: u64, verdict: Verdict) {
-        let tag = Tag::from(KeyData::from_ffi(tag));
+        let tag = tag_of(tag);
         let unattended = self.inbox.unattended.load(Ordering::Relaxed);
         if unattended && self.shared.settle_now(self.consumer, tag, verdict) {
             return;

@@ -5,12 +5,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use gear_api::{
     Capabilities, Clock, Consumer, ConsumerEnd, MAX_KEY_BYTES, Message, Publish, PublishError,
-    Route, Status, SubscribeError, Subscription, Text, Transport,
+    ReplyTo, Route, Settlement, Status, SubscribeError, Subscription, Text, Transport,
 };
 use tokio::sync::watch;
 
 use crate::{
-    inbox::{InboxSource, Settled},
+    inbox::{InboxSource, Lease, Settled},
     model::ConnectionId,
     now::Now,
     publishing::Target,
@@ -75,6 +75,50 @@ impl MemoryTransport {
 }
 
 impl Handle {
+    /// Sends a message, and acknowledges the request that it answers with the same lock, if it leaves
+    /// at once.
+    #[inline]
+    fn send(&self, route: Route<'_>, message: Message, request: &mut Settlement) -> Publish {
+        let shared = &self.shared;
+        let limit = shared.max_message_bytes;
+        if message.body().len() > limit {
+            let bytes = message.body().len();
+            return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
+        }
+        if matches!(route, Route::Delayed { .. })
+            && matches!(*self.status.borrow(), Status::Closed(_))
+        {
+            return Publish::ready(Err(PublishError::Closed)); // and nothing is declared for it
+        }
+        let target = match shared.target(route, &message) {
+            Ok(target) => target,
+            Err(error) => return Publish::ready(Err(error)),
+        };
+        if let Some(what) = too_long(&target, &message) {
+            let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
+            return Publish::ready(Err(PublishError::NotSent(why.into())));
+        }
+        let now = Now::default();
+        let mut state = shared.begin(&now);
+        let Some(connection) = state.connections.get(self.id) else {
+            shared.finish(state, &now);
+            return Publish::ready(Err(PublishError::Closed));
+        };
+        if connection.link == Link::Up && state.is_plain(shared) {
+            let answer = target.route(&mut state, message, &now).answer();
+            let acknowledged =
+                answer.is_ok() && Lease::acknowledge(request, shared, &mut state, &now);
+            shared.finish(state, &now);
+            if acknowledged {
+                // Only now that the broker is unlocked: it may be the last of its consumer.
+                request.forget();
+            }
+            return Publish::ready(answer);
+        }
+        shared.finish(state, &now);
+        shared.send_slowly(self.id, target, message)
+    }
+
     /// Lets go of everything. What consumers have settled is settled; the rest goes back.
     fn close(&self) {
         // Its subscriptions are dropped when the broker is unlocked.
@@ -126,38 +170,11 @@ impl fmt::Debug for MemoryTransport {
 #[async_trait]
 impl Transport for MemoryTransport {
     fn send(&self, route: Route<'_>, message: Message) -> Publish {
-        let shared = &self.0.shared;
-        let limit = shared.max_message_bytes;
-        if message.body().len() > limit {
-            let bytes = message.body().len();
-            return Publish::ready(Err(PublishError::TooLarge { bytes, limit }));
-        }
-        if matches!(route, Route::Delayed { .. })
-            && matches!(*self.0.status.borrow(), Status::Closed(_))
-        {
-            return Publish::ready(Err(PublishError::Closed)); // and nothing is declared for it
-        }
-        let target = match shared.target(route, &message) {
-            Ok(target) => target,
-            Err(error) => return Publish::ready(Err(error)),
-        };
-        if let Some(what) = too_long(&target, &message) {
-            let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
-            return Publish::ready(Err(PublishError::NotSent(why.into())));
-        }
-        let now = Now::default();
-        let mut state = shared.begin(&now);
-        let Some(connection) = state.connections.get(self.0.id) else {
-            shared.finish(state, &now);
-            return Publish::ready(Err(PublishError::Closed));
-        };
-        if connection.link == Link::Up && state.is_plain(shared) {
-            let routed = target.route(&mut state, message, &now);
-            shared.finish(state, &now);
-            return Publish::ready(routed.answer());
-        }
-        shared.finish(state, &now);
-        shared.send_slowly(self.0.id, target, message)
+        self.0.send(route, message, &mut Settlement::none())
+    }
+
+    fn answer(&self, to: &ReplyTo, answer: Message, request: &mut Settlement) -> Publish {
+        self.0.send(Route::Reply(to), answer, request)
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {

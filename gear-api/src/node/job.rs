@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::{Context, Fault, Reply, code, tasks::Work};
 use crate::{
-    Kind, Message, Publish, PublishError, RemoteError, Route, Settlement, Text,
+    Kind, Message, Publish, PublishError, RemoteError, Settlement, Text,
     causes::Causes,
     client::{Core, count},
 };
@@ -87,11 +87,12 @@ impl Job {
     }
 
     /// The handler is done: answers and settles. Returns what is left to await.
-    pub(super) fn finish(self, result: Result<Option<Reply>, Fault>) -> Option<Rest> {
+    pub(super) fn finish(mut self, result: Result<Option<Reply>, Fault>) -> Option<Rest> {
         let fault = match result {
             Ok(reply) => {
-                let answer = self.wants_answer().then(|| self.answer(reply.unwrap_or_default()));
-                return self.answered(answer.flatten());
+                let wanted = self.wants_answer();
+                let answer = if wanted { self.answer(reply.unwrap_or_default()) } else { None };
+                return self.answered(answer);
             }
             Err(fault) => fault,
         };
@@ -108,7 +109,7 @@ impl Job {
     }
 
     /// Nobody handles it.
-    pub(super) fn unknown_operation(self) -> Option<Rest> {
+    pub(super) fn unknown_operation(mut self) -> Option<Rest> {
         count(&self.core().counters.unknown);
         let message = self.message();
         let text = if message.operation().is_empty() {
@@ -174,18 +175,18 @@ impl Job {
     }
 
     /// Hands the reply over without waiting, or an error in its place: also from `drop`.
-    fn answer(&self, reply: Reply) -> Option<Publish> {
+    fn answer(&mut self, reply: Reply) -> Option<Publish> {
         let (bytes, limit) = (reply.body.len(), self.core().settings.max_body_bytes);
-        let too_large = |limit| {
+        let too_large = |job: &mut Self, limit| {
             let text = format!("a reply of {bytes} bytes; the limit is {limit}");
-            self.answer_error(&RemoteError::new(code::TOO_LARGE, text, false))
+            job.answer_error(&RemoteError::new(code::TOO_LARGE, text, false))
         };
         if bytes > limit {
-            return too_large(limit);
+            return too_large(self, limit);
         }
         let answer = self.reply(reply, None)?;
         match answer.failed() {
-            Some(&PublishError::TooLarge { limit, .. }) => too_large(limit),
+            Some(&PublishError::TooLarge { limit, .. }) => too_large(self, limit),
             // Whoever asked is gone, or this node is.
             None | Some(PublishError::NotRouted | PublishError::Closed) => Some(answer),
             Some(error) => {
@@ -196,8 +197,8 @@ impl Job {
         }
     }
 
-    fn answer_error(&self, error: &RemoteError) -> Option<Publish> {
-        let send = |error: &RemoteError| {
+    fn answer_error(&mut self, error: &RemoteError) -> Option<Publish> {
+        let mut send = |error: &RemoteError| {
             let reply = Reply { content_type: RemoteError::CONTENT_TYPE, body: error.to_body() };
             self.reply(reply, Some(error.code.as_str().into()))
         };
@@ -210,10 +211,11 @@ impl Job {
         send(&RemoteError::new(&error.code, text, error.retryable))
     }
 
-    fn reply(&self, reply: Reply, error: Option<Text>) -> Option<Publish> {
-        let request = self.message();
+    /// The backend may acknowledge the request at once.
+    fn reply(&mut self, reply: Reply, error: Option<Text>) -> Option<Publish> {
+        let request = self.cx.message();
         let to = request.reply_to()?;
-        let core = self.core();
+        let core = self.cx.core();
         let now = core.clock.now();
         let mut head = core.head(Kind::Reply, request.operation().clone(), now, None);
         head.id = Some(core.next_id(now));
@@ -221,7 +223,9 @@ impl Job {
         head.deadline = request.deadline();
         head.content_type = reply.content_type;
         head.error = error;
-        Some(core.transport.send(Route::Reply(to), head.message(reply.body)))
+        let mut none = Settlement::none();
+        let settlement = self.settlement.as_mut().unwrap_or(&mut none);
+        Some(core.transport.answer(to, head.message(reply.body), settlement))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A message on its way to a handler, and the token that settles it, once.
 
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
 use crate::{Message, Text};
 
@@ -31,7 +31,7 @@ impl Verdict {
 /// called from `Drop` and from any thread.
 ///
 /// **Behaves**: a tag of a connection that is gone is ignored.
-pub trait Settle: Send + Sync {
+pub trait Settle: Any + Send + Sync {
     /// Settles the delivery `tag`.
     fn settle(&self, tag: u64, verdict: Verdict);
 }
@@ -128,6 +128,21 @@ impl Settlement {
     /// Nothing to settle: the broker forgot it when it delivered it. For backends.
     pub const fn none() -> Self {
         Self(None)
+    }
+
+    /// What settles it, if that is a `T`, and under which tag. For backends, which may have a shorter
+    /// way than [`Settle::settle`]; who has gone it says so with [`forget`](Self::forget).
+    #[inline]
+    pub fn by<T: Settle>(&self) -> Option<(&T, u64)> {
+        let (settle, tag) = self.0.as_ref()?;
+        let settle: &dyn Any = &**settle;
+        Some((settle.downcast_ref()?, *tag))
+    }
+
+    /// It is settled already. For backends.
+    #[inline]
+    pub fn forget(&mut self) {
+        self.0 = None;
     }
 
     /// See [`Delivery::ack`].

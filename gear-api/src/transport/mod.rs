@@ -27,7 +27,7 @@ pub use {
     subscription::{Feed, ReplySink, SubscribeError, Subscription},
 };
 
-use crate::{Clock, Message};
+use crate::{Clock, Message, ReplyTo};
 
 /// One node's connection to a broker.
 ///
@@ -130,6 +130,17 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// Dropped before it returns, it leaves no consumer behind; a queue may remain, as
     /// queues do.
     async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError>;
+
+    /// Sends the answer to a request that was delivered, as [`send`](Self::send) does. A backend for
+    /// which both at once cost less may acknowledge the `request` with it; the caller does so
+    /// otherwise.
+    ///
+    /// **Behaves**: an answer that failed, or waits to be handed over, leaves the request alone. Whoever
+    /// does not override this acknowledges nothing.
+    fn answer(&self, to: &ReplyTo, answer: Message, request: &mut Settlement) -> Publish {
+        let _ = request;
+        self.send(Route::Reply(to), answer)
+    }
 
     /// What this backend promises.
     fn capabilities(&self) -> Capabilities;
