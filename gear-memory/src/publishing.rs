@@ -34,6 +34,7 @@ impl Target {
     }
 
     /// Routes a message to where it goes.
+    #[inline(always)]
     pub(crate) fn route(self, state: &mut State, message: Message, now: &Now) -> Routed {
         let outcome = state.model.publish(self.exchange, self.key, message, self.expires, now);
         Routed { outcome, mandatory: self.mandatory }
@@ -48,6 +49,7 @@ pub(crate) struct Routed {
 
 impl Routed {
     /// What its publisher is told.
+    #[inline]
     pub(crate) fn answer(self) -> Result<(), PublishError> {
         if self.outcome.refused {
             Err(PublishError::Refused(Text::from_static("a queue is full")))

@@ -270,7 +270,7 @@ impl DeliverySink for Dispatch {
         let key = delivery.key().clone();
         let (message, settlement) = delivery.into_parts();
         let cx = Context::new(Arc::clone(&self.core), message, key);
-        let job = Job::new(cx, self.queue.clone(), settlement);
+        let mut job = Job::new(cx, self.queue.clone(), settlement);
         let (key, message) = (job.context().key(), job.context().message());
         let (kind, operation) = (message.kind(), message.operation());
         if !self.role.concerns(key) && kind != Kind::Reply {
@@ -282,7 +282,9 @@ impl DeliverySink for Dispatch {
             registered.count.fetch_add(1, Ordering::Relaxed);
             return registered.handler.spawn(place, job);
         }
-        let Some(job) = job.unless_expired() else { return };
+        if job.expires() {
+            return;
+        }
         match kind {
             Kind::Reply => {
                 count(&self.core.counters.unknown);

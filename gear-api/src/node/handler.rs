@@ -162,7 +162,7 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    fn spawn(&self, place: Place<'_>, job: Job) {
+    fn spawn(&self, place: Place<'_>, mut job: Job) {
         let span = job.span();
         // This is the stack of whoever sent the request, or of all consumers of a connection:
         // what is the handler's may panic in its own task alone.
@@ -179,7 +179,9 @@ where
         let (decode, encode) = (self.decode, self.encode);
         place.run(Box::pin(
             async move {
-                let Some(job) = job.begin() else { return };
+                if !job.begin() {
+                    return;
+                }
                 let cx = job.context().clone();
                 let handling = run(state, function, decode, encode, cx, job.wants_answer());
                 let result = CatchPanic { handling }.await;
@@ -336,12 +338,14 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn spawn(&self, place: Place<'_>, job: Job) {
+    fn spawn(&self, place: Place<'_>, mut job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
         place.run(Box::pin(
             async move {
-                let Some(job) = job.begin() else { return };
+                if !job.begin() {
+                    return;
+                }
                 let mut expired = false;
                 let handling = async {
                     let answer = answer.await;
@@ -350,8 +354,9 @@ where
                 };
                 let result = CatchPanic { handling }.await;
                 // Not if the handler's time is over while it runs: that is its own affair.
-                let job = if expired { job.unless_expired() } else { Some(job) };
-                let Some(job) = job else { return };
+                if expired && job.expires() {
+                    return;
+                }
                 if let Some(rest) = job.finish(result) {
                     rest.await;
                 }

@@ -38,22 +38,21 @@ impl Job {
         &self.cx
     }
 
-    /// Nothing if its deadline has passed: then it is dropped unhandled.
-    pub(super) fn unless_expired(self) -> Option<Self> {
-        if !self.cx.is_expired() {
-            return Some(self);
+    /// Whether its deadline has passed: then it is dropped unhandled.
+    pub(super) fn expires(&mut self) -> bool {
+        let expired = self.cx.is_expired();
+        if expired {
+            count(&self.core().counters.expired);
+            tracing::debug!(operation = %self.message().operation(), "its deadline has passed");
+            self.acknowledge();
         }
-        count(&self.core().counters.expired);
-        tracing::debug!(operation = %self.message().operation(), "its deadline has passed");
-        self.forget();
-        None
+        expired
     }
 
-    /// The handler is about to be called, unless its deadline has passed meanwhile.
-    pub(super) fn begin(self) -> Option<Self> {
-        let mut job = self.unless_expired()?;
-        job.begun = true;
-        Some(job)
+    /// The handler is about to be called. Returns whether it may be: not if its deadline has passed.
+    pub(super) fn begin(&mut self) -> bool {
+        self.begun = !self.expires();
+        self.begun
     }
 
     fn message(&self) -> &Message {
@@ -133,6 +132,10 @@ impl Job {
 
     /// Its time is over, or it is not for this queue: nobody is told.
     pub(super) fn forget(mut self) {
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
         if let Some(settlement) = self.settlement.take() {
             settlement.ack();
         }

@@ -44,6 +44,7 @@ enum Origin {
 
 impl<O: Outlet> Model<O> {
     /// Routes a message and stores it, once in each queue, or delivers it straight away.
+    #[inline]
     pub(crate) fn publish(
         &mut self,
         exchange: ExchangeId,
