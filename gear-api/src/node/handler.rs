@@ -15,9 +15,13 @@ use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
-use super::{BoxError, Context, Fault, code, job::Job, tasks::Place};
+use super::{
+    BoxError, Context, Fault, code,
+    job::Job,
+    tasks::{Place, Work},
+};
 use crate::{Codec, Message, RemoteError, Text};
 
 /// A request on its way through layers.
@@ -177,20 +181,17 @@ where
         };
         let state = Arc::clone(&self.state);
         let (decode, encode) = (self.decode, self.encode);
-        place.run(Box::pin(
-            async move {
-                if !job.begin() {
-                    return;
-                }
-                let cx = job.context().clone();
-                let handling = run(state, function, decode, encode, cx, job.wants_answer());
-                let result = CatchPanic { handling }.await;
-                if let Some(rest) = job.finish(result) {
-                    rest.await;
-                }
+        place.run(in_span(span, async move {
+            if !job.begin() {
+                return;
             }
-            .instrument(span),
-        ));
+            let cx = job.context().clone();
+            let handling = run(state, function, decode, encode, cx, job.wants_answer());
+            let result = CatchPanic { handling }.await;
+            if let Some(rest) = job.finish(result) {
+                rest.await;
+            }
+        }));
     }
 
     fn answer(self: Arc<Self>, cx: Context) -> Answer {
@@ -200,6 +201,11 @@ where
             Ok(reply.unwrap_or_default())
         })
     }
+}
+
+/// Work that shows up in the log under this span, and carries none along where nobody listens.
+fn in_span(span: Span, work: impl Future<Output = ()> + Send + 'static) -> Work {
+    if span.is_disabled() { Box::pin(work) } else { Box::pin(work.instrument(span)) }
 }
 
 async fn run<S, F, Fut, In, Out>(
@@ -341,28 +347,25 @@ where
     fn spawn(&self, place: Place<'_>, mut job: Job) {
         let answer = self.call(job.context().clone());
         let span = job.span();
-        place.run(Box::pin(
-            async move {
-                if !job.begin() {
-                    return;
-                }
-                let mut expired = false;
-                let handling = async {
-                    let answer = answer.await;
-                    expired = answer.as_ref().is_err_and(|error| error.is::<Expired>());
-                    answer.map(Some).map_err(Fault::from_box)
-                };
-                let result = CatchPanic { handling }.await;
-                // Not if the handler's time is over while it runs: that is its own affair.
-                if expired && job.expires() {
-                    return;
-                }
-                if let Some(rest) = job.finish(result) {
-                    rest.await;
-                }
+        place.run(in_span(span, async move {
+            if !job.begin() {
+                return;
             }
-            .instrument(span),
-        ));
+            let mut expired = false;
+            let handling = async {
+                let answer = answer.await;
+                expired = answer.as_ref().is_err_and(|error| error.is::<Expired>());
+                answer.map(Some).map_err(Fault::from_box)
+            };
+            let result = CatchPanic { handling }.await;
+            // Not if the handler's time is over while it runs: that is its own affair.
+            if expired && job.expires() {
+                return;
+            }
+            if let Some(rest) = job.finish(result) {
+                rest.await;
+            }
+        }));
     }
 
     fn answer(self: Arc<Self>, cx: Context) -> Answer {
