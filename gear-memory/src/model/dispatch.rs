@@ -193,8 +193,10 @@ impl<O: Outlet> Model<O> {
                 self.queues[queue].turns().join(id, priority);
             }
         }
-        self.shorten(queue, now);
-        self.dispatch(queue, now);
+        if self.queues[queue].len() > 0 {
+            self.shorten(queue, now);
+            self.dispatch(queue, now);
+        }
         self.bury(now);
     }
 
