@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use gear::{
-    CallError, CastError, Client, Context, Fault, Node, NotSent, Operation, Pattern, Retry,
-    StartError, code,
+    CallError, CastError, Client, Context, Fault, Kind, Message, Node, NotSent, Operation, Pattern,
+    PublishError, ReplyTo, Retry, Route, StartError, Subscription, Transport, code,
     memory::{BrokerFault, Injection, MemoryBroker},
 };
 use tokio::time::Instant;
@@ -286,5 +286,36 @@ async fn a_cast_of_a_request_whose_time_is_over_is_not_sent() -> Test {
     assert!(client(&broker).await.call(CTRL, ASK, &()).timeout(SECOND).await.is_err());
     broker.idle().await;
     assert_eq!(log.take(), ["Err(NotSent(TooLate))"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_settles_its_request_only_if_it_leaves_at_once() -> Test {
+    let broker = broker();
+    let link: Arc<dyn Transport> = broker.connect().into();
+    let mut queue = link.subscribe(Subscription::Service { service: CTRL, prefetch: 10 }).await?;
+    let unsettled = || broker.queue("CTRL").map(|queue| queue.unsettled);
+    let answer = || Message::builder(Kind::Reply, "who").build();
+    let request = Message::builder(Kind::Call, "who").build();
+    link.send(Route::Address(&CTRL.into()), request).await?;
+    let (_, mut request) = queue.next().await.ok_or("it is open")?.into_parts();
+
+    let gone = ReplyTo::instance(&"CLI.gone".parse()?, 1);
+    assert_eq!(link.answer(&gone, answer(), &mut request).await, Err(PublishError::NotRouted));
+    assert_eq!(unsettled(), Some(1));
+
+    // A fault is in the way: it is for the caller to settle it.
+    let here = ReplyTo::service(&CTRL);
+    broker.inject(Injection::new(BrokerFault::Refuse));
+    assert!(link.answer(&here, answer(), &mut request).await.is_err());
+    assert_eq!(unsettled(), Some(1));
+
+    link.answer(&here, answer(), &mut request).await?;
+    assert_eq!(unsettled(), Some(1), "the answer, which is here, and the request is not");
+    drop(request); // and is not settled twice
+    assert_eq!(unsettled(), Some(1));
+    queue.next().await.ok_or("it is open")?.ack();
+    broker.idle().await;
+    assert_eq!((unsettled(), broker.stored_bytes()), (Some(0), 0));
     Ok(())
 }
