@@ -75,8 +75,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
 
     /// Handles calls and casts of `operation`.
     ///
-    /// Each runs in a task of its own, at most [`concurrency`](Self::concurrency) at a time.
-    /// What it returns answers a call; a cast that fails is set aside in `SERVICE:dead`.
+    /// Each runs in a task that runs no other meanwhile, at most [`concurrency`](Self::concurrency) at a
+    /// time. What it returns answers a call; a cast that fails is set aside in `SERVICE:dead`.
     pub fn on<Req, Rep, C, F, Fut>(mut self, operation: Operation<Req, Rep, C>, handler: F) -> Self
     where
         Req: Send + 'static,
