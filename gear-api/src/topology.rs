@@ -28,7 +28,8 @@ pub mod exchange {
 
 /// The headers that Gear sets; users can not set them.
 pub mod header {
-    /// [`Kind`](crate::Kind), as a word.
+    /// [`Kind`](crate::Kind), as a word. A request without it is a cast, or a call if it says where
+    /// the answer goes.
     pub const KIND: &str = "gear-kind";
     /// The deadline, in milliseconds since 1970.
     pub const DEADLINE: &str = "gear-deadline";

@@ -20,7 +20,7 @@ pub(crate) fn run(report: &mut Report, place: &Place) {
         "both at once",
         &[
             ("lapin, tuned", &|| tuned(place, Shape::Bare)),
-            ("the same, with Gear's headers", &|| tuned(place, Shape::Gear)),
+            ("the same, with Gear's properties", &|| tuned(place, Shape::Gear)),
             ("lapin, each awaited", &|| naive(place)),
             ("gear, `dyn Transport`", &|| gear(place)),
         ],

@@ -46,7 +46,7 @@ pub(crate) fn run(report: &mut Report, place: &Place) {
             &format!("calls, {in_flight} in flight"),
             &[
                 ("lapin, polled once, not awaited", &|| raw(bare)),
-                ("the same, with Gear's headers", &|| raw(Way { shape: Shape::Gear, ..bare })),
+                ("the same, with Gear's properties", &|| raw(Way { shape: Shape::Gear, ..bare })),
                 ("lapin, each awaited", &|| raw(Way { tuned: false, ..bare })),
                 ("the first, persistent", &|| raw(Way { persistent: true, ..bare })),
                 ("gear, `Client::call` to a `Node`", &|| gear(place, calls, in_flight)),

@@ -23,7 +23,7 @@ pub(crate) fn run(report: &mut Report, place: &Place) {
         "consuming with acks",
         &[
             ("lapin, one multiple ack per 100", &|| tuned(place, Shape::Bare)),
-            ("the same, with Gear's headers", &|| tuned(place, Shape::Gear)),
+            ("the same, with Gear's properties", &|| tuned(place, Shape::Gear)),
             ("lapin, each ack awaited", &|| naive(place)),
             ("gear, `Consumer::next`", &|| gear(place, false)),
             ("gear, `Consumer::forward`", &|| gear(place, true)),

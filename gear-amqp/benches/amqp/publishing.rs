@@ -18,7 +18,7 @@ pub(crate) fn run(report: &mut Report, place: &Place) {
         "confirmed publishing",
         &[
             ("lapin, polled together, 1,000 unconfirmed", &|| tuned(place, Shape::Bare)),
-            ("the same, with Gear's headers", &|| tuned(place, Shape::Gear)),
+            ("the same, with Gear's properties", &|| tuned(place, Shape::Gear)),
             ("lapin, each awaited", &|| naive(place)),
             ("gear, `dyn Transport`, 1,000 unconfirmed", &|| gear(place)),
         ],

@@ -9,7 +9,7 @@ use lapin::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
         ConfirmSelectOptions,
     },
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{FieldTable, ShortString},
 };
 
 use crate::place::{Place, SINK};
@@ -48,11 +48,7 @@ fn properties(shape: Shape, n: usize) -> BasicProperties {
         BasicProperties::default().with_delivery_mode(2).with_message_id(written_id(n).into());
     match shape {
         Shape::Bare => properties,
-        Shape::Gear => {
-            let mut headers = FieldTable::default();
-            headers.insert("gear-kind".into(), AMQPValue::LongString("cast".into()));
-            properties.with_type("take".into()).with_headers(headers)
-        }
+        Shape::Gear => properties.with_type("take".into()),
     }
 }
 

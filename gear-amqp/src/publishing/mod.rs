@@ -35,7 +35,7 @@ use self::{
 use crate::{
     link::{board::Board, declare::short},
     settings::Settings,
-    wire::{Expiry, NotEncodable, encode, header_frame},
+    wire::{NotEncodable, Purpose, encode, header_frame},
 };
 
 /// The time; asked for only where something depends on it.
@@ -146,7 +146,7 @@ impl Publisher {
         } else {
             message
         };
-        let may_expire = target.expiry == Expiry::AtDeadline;
+        let may_expire = matches!(target.purpose, Purpose::Request | Purpose::Event);
         let deadline = message.deadline().filter(|_| may_expire);
         let deadline = deadline.map(|deadline| self.clock.instant(deadline));
         let mut outgoing = Outgoing {
@@ -214,7 +214,7 @@ impl Publisher {
         let Outgoing { target, message, .. } = outgoing;
         let names = &self.settings.names;
         let too_long = |_| NotEncodable::TooLong("the key");
-        let properties = encode(message, names, up.user.as_deref(), target.expiry, now)?;
+        let properties = encode(message, names, up.user.as_deref(), target.purpose, now)?;
         let bytes = header_frame(&properties);
         if bytes > limit {
             return Err(NotEncodable::FrameTooSmall { bytes, limit });

@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     settings::Settings,
-    wire::{Expiry, Names, is_for_no_reply},
+    wire::{Names, Purpose, is_for_no_reply},
 };
 
 /// Where a message goes, in terms of AMQP.
@@ -22,7 +22,7 @@ pub(crate) struct Target {
     pub(crate) key: Text,
     /// Whether reaching nobody is an error.
     pub(crate) mandatory: bool,
-    pub(crate) expiry: Expiry,
+    pub(crate) purpose: Purpose,
     /// The exchange is one that holds back so long, and may not exist yet.
     pub(crate) delay: Option<Duration>,
 }
@@ -37,7 +37,7 @@ impl Target {
             exchange,
             key,
             mandatory,
-            expiry: Expiry::AtDeadline,
+            purpose: Purpose::Request,
             delay: None,
         };
         Ok(match route {
@@ -46,17 +46,19 @@ impl Target {
                 may_answer(reply_to, settings.options.foreign_replies)?;
                 Self::reply(reply_to)
             }
-            Route::Event(topic) => to(exchange::EVENTS, topic.key(), false),
+            Route::Event(topic) => {
+                Self { purpose: Purpose::Event, ..to(exchange::EVENTS, topic.key(), false) }
+            }
             Route::Dead(service) => {
                 let key = service.as_str().into();
-                Self { expiry: Expiry::Never, ..to(exchange::DEAD, key, true) }
+                Self { purpose: Purpose::Storage, ..to(exchange::DEAD, key, true) }
             }
             Route::Delayed { delay, queue } => {
                 // What expires goes through the default exchange, which knows queues by their
                 // full names.
                 let key = settings.names.on_broker(queue).into();
                 let name = topology::delay(delay).0.name;
-                Self { expiry: Expiry::Never, delay: Some(delay), ..to(name, key, true) }
+                Self { purpose: Purpose::Storage, delay: Some(delay), ..to(name, key, true) }
             }
             _ => return Err(PublishError::Unsupported("route of this kind")),
         })
@@ -68,8 +70,8 @@ impl Target {
             true => (exchange::REPLY, true),
             false => (exchange::DEFAULT, !is_direct(to)),
         };
-        let expiry = Expiry::AtDeadlineOrAtOnce;
-        Self { exchange, key: to.key(), mandatory, expiry, delay: None }
+        let purpose = Purpose::Answer;
+        Self { exchange, key: to.key(), mandatory, purpose, delay: None }
     }
 }
 

@@ -139,7 +139,7 @@ fn count(value: &AMQPValue) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Expiry, NotEncodable, encode};
+    use crate::wire::{NotEncodable, Purpose, encode};
     use gear_api::{HeaderValue, ReplyTo};
 
     fn decode(
@@ -200,8 +200,7 @@ mod tests {
             .header("n", HeaderValue::Int(7))
             .unwrap()
             .build();
-        let properties =
-            encode(&message, &names, Some("guest"), Expiry::AtDeadline, || NOW).unwrap();
+        let properties = encode(&message, &names, Some("guest"), Purpose::Request, || NOW).unwrap();
         assert_eq!(properties.expiration().as_ref().unwrap().as_str(), "2000");
         assert_eq!(properties.reply_to().as_ref().unwrap().as_str(), "acme/WEB.h1:reply.1");
         let back = decode(&properties, b"{}".to_vec(), Origin::Requests, &names, || NOW);
@@ -214,11 +213,38 @@ mod tests {
     }
 
     #[test]
+    fn only_a_plain_cast_does_not_say_what_it_is() {
+        let names = Names::new("");
+        let correlated = |builder: gear_api::MessageBuilder| builder.correlation(Id::from("c"));
+        let asking = |builder: gear_api::MessageBuilder| builder.reply_to(ReplyTo::queue("q"));
+        for kind in [Kind::Cast, Kind::Call, Kind::Reply, Kind::Event] {
+            let plain = Message::builder(kind, "x");
+            let shapes = [plain.clone(), correlated(plain.clone()), asking(plain)];
+            for (n, message) in shapes.map(gear_api::MessageBuilder::build).iter().enumerate() {
+                for (purpose, origins) in [
+                    (Purpose::Request, [Origin::Requests, Origin::Either]),
+                    (Purpose::Event, [Origin::Events; 2]),
+                    (Purpose::Answer, [Origin::Replies, Origin::Either]),
+                    (Purpose::Storage, [Origin::Either, Origin::Events]),
+                ] {
+                    let properties = encode(message, &names, None, purpose, || NOW).unwrap();
+                    let bare = kind == Kind::Cast && n == 0 && purpose == Purpose::Request;
+                    assert_eq!(properties.headers().is_none(), bare, "{message:?} {purpose:?}");
+                    for origin in origins {
+                        let back = decode(&properties, Vec::new(), origin, &names, || NOW);
+                        assert_eq!(back.kind(), kind, "{message:?} {purpose:?} {origin:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn nobody_has_more_time_than_the_broker_gives() {
         let names = Names::new("");
         let message =
             Message::builder(Kind::Call, "x").deadline(NOW + Duration::from_secs(5)).build();
-        let properties = encode(&message, &names, None, Expiry::AtDeadline, || NOW).unwrap();
+        let properties = encode(&message, &names, None, Purpose::Request, || NOW).unwrap();
         // The receiver's clock is 3 s behind, or 3 s ahead.
         let behind = Timestamp::from_unix_ms(NOW.unix_ms() - 3_000);
         let ahead = NOW + Duration::from_secs(3);
@@ -232,14 +258,14 @@ mod tests {
         let names = Names::new("");
         let late = Message::builder(Kind::Cast, "x").deadline(NOW).build();
         assert_eq!(
-            encode(&late, &names, None, Expiry::AtDeadline, || NOW).unwrap_err(),
+            encode(&late, &names, None, Purpose::Request, || NOW).unwrap_err(),
             NotEncodable::TooLate
         );
-        assert!(encode(&late, &names, None, Expiry::Never, || NOW).is_ok());
-        let reply = encode(&late, &names, None, Expiry::AtDeadlineOrAtOnce, || NOW).unwrap();
+        assert!(encode(&late, &names, None, Purpose::Storage, || NOW).is_ok());
+        let reply = encode(&late, &names, None, Purpose::Answer, || NOW).unwrap();
         assert_eq!(reply.expiration().as_ref().unwrap().as_str(), "0");
         let long = Message::builder(Kind::Cast, "x".repeat(256)).build();
-        assert!(encode(&long, &names, None, Expiry::AtDeadline, || NOW).is_err());
+        assert!(encode(&long, &names, None, Purpose::Request, || NOW).is_err());
     }
 
     #[test]
@@ -249,8 +275,7 @@ mod tests {
         for name in ["x-death", "CC", "gear-dead-reason"] {
             builder.headers_mut().insert_reserved(name.into(), "v".into()).unwrap();
         }
-        let properties =
-            encode(&builder.build(), &names, None, Expiry::AtDeadline, || NOW).unwrap();
+        let properties = encode(&builder.build(), &names, None, Purpose::Request, || NOW).unwrap();
         let headers = properties.headers().as_ref().unwrap().inner();
         assert!(headers.contains_key("gear-dead-reason"));
         assert!(!headers.contains_key("x-death") && !headers.contains_key("CC"));

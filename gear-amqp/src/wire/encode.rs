@@ -1,6 +1,6 @@
 //! A message to AMQP properties.
 
-use gear_api::{Message, Text, Timestamp, topology::header};
+use gear_api::{Kind, Message, Text, Timestamp, topology::header};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
@@ -28,16 +28,20 @@ fn long(text: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(text))
 }
 
-/// When a message is dropped by the broker.
+/// What a message is sent for: how long the broker keeps it, and whether it must say what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expiry {
-    /// Never: it is held back or set aside.
-    Never,
-    /// At its deadline; one that has passed is an error.
-    AtDeadline,
-    /// At its deadline; after that it still reaches whoever takes it at once. For replies: they
-    /// are of no use any more, but their caller may want to know how late they are.
-    AtDeadlineOrAtOnce,
+pub(crate) enum Purpose {
+    /// To be handled, before its deadline; one that has passed is an error. What comes through the
+    /// entry and says nothing of itself is a cast, so a plain cast does not say it: its first header
+    /// costs the broker, and the clients at both ends, a tenth of what the message costs.
+    Request,
+    /// As a request, but what says nothing of itself among events is an event.
+    Event,
+    /// To whoever asked. After the deadline it still reaches whoever takes it at once: it is of no use
+    /// any more, but its caller may want to know how late it is.
+    Answer,
+    /// To be held back or set aside: it never expires.
+    Storage,
 }
 
 /// The properties of a message that is sent at `now`, which is asked only if it matters.
@@ -45,7 +49,7 @@ pub(crate) fn encode(
     message: &Message,
     names: &Names,
     user: Option<&str>,
-    expiry: Expiry,
+    purpose: Purpose,
     now: impl FnOnce() -> Timestamp,
 ) -> Result<BasicProperties, NotEncodable> {
     let mut properties =
@@ -76,19 +80,20 @@ pub(crate) fn encode(
     if let Some(user) = user {
         properties = properties.with_user_id(short("the user", user)?);
     }
-    if let Some(deadline) = message.deadline().filter(|_| expiry != Expiry::Never) {
+    if let Some(deadline) = message.deadline().filter(|_| purpose != Purpose::Storage) {
         let left = deadline.since(now()).as_millis();
-        if left == 0 && expiry == Expiry::AtDeadline {
+        if left == 0 && purpose != Purpose::Answer {
             return Err(NotEncodable::TooLate);
         }
         // RabbitMQ takes less than 2^32 ms.
         let left = left.min(u32::MAX.into());
         properties = properties.with_expiration(short("the expiration", left.to_string())?);
     }
-    Ok(properties.with_headers(headers(message)?))
+    let headers = headers(message, purpose)?;
+    Ok(if headers.inner().is_empty() { properties } else { properties.with_headers(headers) })
 }
 
-fn headers(message: &Message) -> Result<FieldTable, NotEncodable> {
+fn headers(message: &Message, purpose: Purpose) -> Result<FieldTable, NotEncodable> {
     let mut table = FieldTable::default();
     for (name, value) in message.headers().iter() {
         // What the broker has added on an earlier way is not ours to send on: `CC` would
@@ -103,7 +108,11 @@ fn headers(message: &Message) -> Result<FieldTable, NotEncodable> {
     let mut set = |name: &str, value: AMQPValue| {
         table.insert(ShortString::from(name), value);
     };
-    set(header::KIND, long(message.kind().as_str()));
+    // With one of these it would be taken for a call, or by some for an answer.
+    let asks_nothing = message.reply_to().is_none() && message.correlation().is_none();
+    if !(purpose == Purpose::Request && message.kind() == Kind::Cast && asks_nothing) {
+        set(header::KIND, long(message.kind().as_str()));
+    }
     if let Some(deadline) = message.deadline() {
         let ms = i64::try_from(deadline.unix_ms()).unwrap_or(i64::MAX);
         set(header::DEADLINE, AMQPValue::LongLongInt(ms));

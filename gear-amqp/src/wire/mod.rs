@@ -8,7 +8,7 @@ mod value;
 use gear_api::{ReplyTo, Text, topology};
 
 pub(crate) use decode::{Decoder, Origin};
-pub(crate) use encode::{Expiry, NotEncodable, encode};
+pub(crate) use encode::{NotEncodable, Purpose, encode};
 pub(crate) use size::header_frame;
 
 /// The names of one system on the broker: a prefix, or none.
