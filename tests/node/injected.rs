@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use gear::{
     CallError, CastError, Client, Context, Fault, Kind, Message, Node, NotSent, Operation, Pattern,
-    PublishError, ReplyTo, Retry, Route, StartError, Subscription, Transport, code,
+    PublishError, RemoteError, ReplyTo, Retry, Route, StartError, Subscription, Transport, code,
     memory::{BrokerFault, Injection, MemoryBroker},
 };
 use tokio::time::Instant;
@@ -267,6 +267,35 @@ async fn a_request_whose_answer_can_not_leave_before_the_end_goes_back() -> Test
     broker.clear_alarm();
     let _other = crate::node(&broker, &CTRL, "host2").on(ECHO, slow_echo).start().await?;
     assert_eq!(call.await?, "x");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_answer_has_left_is_not_answered_again() -> Test {
+    async fn answered(
+        log: Arc<Log>,
+        _: Context,
+        answer: Result<String, RemoteError>,
+    ) -> Result<(), Fault> {
+        log.add(answer.unwrap_or_else(|error| error.code));
+        Ok(())
+    }
+    let broker = broker();
+    let log = Log::default();
+    let ctrl = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+    let repo = node(&broker, &REPO, "host1").state(log.clone()).on_reply(ECHO, answered);
+    let repo = repo.start().await?;
+    let call = repo.client().call(CTRL, ECHO, &"x".into()).timeout(SECOND * 60);
+    call.reply_to(&REPO).await?;
+    tokio::time::sleep(SECOND / 2).await;
+    broker.raise_alarm("no memory");
+    tokio::time::sleep(SECOND).await;
+    // The answer waits. Now it leaves, and nobody learns that it has arrived.
+    broker.inject(Injection::new(BrokerFault::LoseConfirm).on(Pattern::new("REPO")));
+    broker.clear_alarm();
+    assert!(ctrl.shutdown(SECOND / 100).await.is_clean());
+    broker.idle().await;
+    assert_eq!(log.take(), ["x"]);
     Ok(())
 }
 

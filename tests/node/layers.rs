@@ -1,6 +1,7 @@
 //! What layers can know and say of requests, and of the faults that come back.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -135,5 +136,24 @@ async fn a_failure_is_relayed_without_the_promise_that_nothing_was_done() -> Tes
         (error.details, error.retryable),
         (Some(serde_json::json!({ "in": "REPO" })), false)
     );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cast_behind_a_layer_needs_no_answer_that_can_be_encoded() -> Test {
+    type Odd = HashMap<(u8, u8), u8>;
+    const ODD: Operation<(), Odd> = Operation::new("odd");
+    async fn odd(_: Arc<()>, _: Context, (): ()) -> Result<Odd, Fault> {
+        Ok(Odd::from([((1, 2), 3)])) // JSON has text alone for names
+    }
+    let broker = broker();
+    let node = node(&broker, &CTRL, "host1").layer(layer_fn(|inner: HandlerService| inner));
+    let node = node.on(ODD, odd).start().await?;
+    let client = client(&broker).await;
+    client.cast(CTRL, ODD, &()).await?;
+    broker.idle().await;
+    assert_eq!(node.stats().set_aside, 0);
+    let error = client.call(CTRL, ODD, &()).await.unwrap_err();
+    assert_eq!(error.code(), Some(code::UNENCODABLE));
     Ok(())
 }

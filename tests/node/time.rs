@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use gear::{
-    CallError, Client, Context, Fault, Node, Operation, Pattern, Retry,
+    CallError, CastError, Client, Context, Fault, Node, NotSent, Operation, Pattern, Retry,
     memory::{BrokerFault, Policy},
 };
 use tokio::time::Instant;
 
-use crate::{CTRL, ECHO, SECOND, Test, WHO, broker, client, node, slow_echo, who};
+use crate::{
+    CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, WHO, broker, client, node, note, slow_echo, who,
+};
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_is_the_first_of_call_operation_and_client() -> Test {
@@ -85,5 +87,64 @@ async fn a_reply_leaves_before_its_request_is_gone() -> Test {
     broker.clear_alarm();
     assert_eq!(call.await?, "x");
     drop(node);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_before_it_is_sent_is_not_sent() -> Test {
+    let broker = broker();
+    let log = Log::default();
+    let _node = node(&broker, &CTRL, "host1").state(log.clone()).on(NOTE, note).start().await?;
+    let client = client(&broker).await;
+    let cast = client.cast(CTRL, NOTE, &"late".into()).expires(SECOND);
+    let call = client.call(CTRL, NOTE, &"late".into()).timeout(SECOND);
+    tokio::time::sleep(SECOND).await;
+    assert!(matches!(cast.await, Err(CastError::NotSent(NotSent::TooLate))));
+    assert!(matches!(call.await, Err(CallError::NotSent(NotSent::TooLate))));
+    broker.idle().await;
+    assert_eq!(log.take(), [""; 0]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nested_request_cannot_outlive_its_parent_wherever_its_answer_goes() -> Test {
+    const ASK: Operation<(), ()> = Operation::new("ask");
+    async fn ask(_: Arc<Log>, cx: Context, (): ()) -> Result<(), Fault> {
+        let call = cx.client().call(REPO, ASK, &()).reply_to(&CTRL);
+        Ok(call.expires(SECOND * 3600).await?)
+    }
+    async fn left(log: Arc<Log>, cx: Context, (): ()) -> Result<(), Fault> {
+        log.add(format!("{:?}", cx.remaining()));
+        Ok(())
+    }
+    let broker = broker();
+    let log = Log::default();
+    let ctrl = node(&broker, &CTRL, "host1").state(log.clone()).on(ASK, ask);
+    let _ctrl = ctrl.start().await?;
+    let repo = node(&broker, &REPO, "host1").state(log.clone()).on(ASK, left);
+    let _repo = repo.start().await?;
+    client(&broker).await.call(CTRL, ASK, &()).timeout(SECOND * 2).await?;
+    broker.idle().await;
+    assert_eq!(log.take(), ["Some(2s)"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_tries_again_and_again_lets_others_run() -> Test {
+    let broker = broker();
+    let client = client(&broker).await;
+    client.close().await;
+    let calling = tokio::spawn({
+        let client = client.clone();
+        async move { while client.call(CTRL, WHO, &()).await.is_err() {} }
+    });
+    let casting =
+        tokio::spawn(
+            async move { while client.cast(CTRL, NOTE, &String::new()).await.is_err() {} },
+        );
+    // On the one thread that there is.
+    tokio::task::yield_now().await;
+    calling.abort();
+    casting.abort();
     Ok(())
 }

@@ -6,12 +6,12 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, task::coop, time::Instant};
 
 use super::{
     CallError, Cast, CastError, Client, Core, NotSent, RemoteError,
@@ -110,7 +110,7 @@ impl Request {
     pub(super) fn send(mut self, waiter: Waiter, content_type: Text) -> Result<Open, CallError> {
         let body = std::mem::replace(&mut self.body, Ok(Bytes::new()));
         let body = body.map_err(CallError::NotSent)?;
-        if self.deadline <= self.started {
+        if self.deadline <= Instant::now() {
             return Err(CallError::NotSent(NotSent::TooLate));
         }
         let core = self.client.core();
@@ -287,7 +287,7 @@ impl Open {
     /// Ready when the broker's answer is known: an error if nobody can answer the request.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(publish) = &mut self.publish else { return Poll::Ready(Ok(())) };
-        let answer = std::task::ready!(Pin::new(publish).poll(cx));
+        let answer = ready!(Pin::new(publish).poll(cx));
         self.publish = None;
         Poll::Ready(match answer.map_err(|error| CastError::of_publish(error, self.group)) {
             // Where nobody knows, an answer may still come.
@@ -320,7 +320,7 @@ fn poll_answer(
     if let Poll::Ready(Err(error)) = open.poll_sent(cx) {
         return Poll::Ready(Err(error));
     }
-    let answer = std::task::ready!(Pin::new(answer).poll(cx));
+    let answer = ready!(Pin::new(answer).poll(cx));
     // Whoever answers has taken it out of the table.
     open.forgotten = true;
     Poll::Ready(match answer {
@@ -334,11 +334,15 @@ impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.state {
-            State::Open(open, answer) => std::task::ready!(poll_answer(open, answer, cx)),
-            State::Failed(_) => match std::mem::replace(&mut self.state, State::Done) {
-                State::Failed(error) => Err(error),
-                _ => Err(CallError::Closed),
-            },
+            State::Open(open, answer) => ready!(poll_answer(open, answer, cx)),
+            State::Failed(_) => {
+                // Whoever tries again at once lets others run.
+                ready!(coop::poll_proceed(cx)).made_progress();
+                match std::mem::replace(&mut self.state, State::Done) {
+                    State::Failed(error) => Err(error),
+                    _ => Err(CallError::Closed),
+                }
+            }
             // Polled after it ended.
             State::Done => return Poll::Pending,
         };

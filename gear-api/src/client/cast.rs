@@ -4,20 +4,23 @@ use std::{
     fmt,
     future::{Future, IntoFuture},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep},
+};
 
 use super::{
     CastError, Client, NotSent, call,
     trace::{Sent, Trace},
 };
 use crate::{
-    Address, Codec, HeaderValue, Kind, Operation, Publish, Route, Text, Topic, clock::after,
-    message::Head,
+    Address, Codec, HeaderValue, Kind, Message, Operation, Publish, Route, Text, Topic,
+    clock::after, message::Head,
 };
 
 /// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it. See
@@ -117,9 +120,16 @@ impl Cast {
     }
 
     /// The message is of no use after so long, and is then dropped unhandled. By default it
-    /// waits for as long as it takes.
+    /// waits for as long as it takes. A call that is made within a request ends with that
+    /// request at the latest.
     pub fn expires(mut self, after: Duration) -> Self {
-        self.head.deadline = Some(self.client.clock().now() + after);
+        let clock = self.client.clock();
+        let wanted = clock.now() + after;
+        let parent = self.client.parent_message().and_then(Message::deadline);
+        self.head.deadline = Some(match parent {
+            Some(parent) if self.head.kind == Kind::Call => wanted.min(parent),
+            _ => wanted,
+        });
         self
     }
 
@@ -153,7 +163,8 @@ impl Cast {
             return Err(CastError::Closed);
         }
         // Otherwise it would depend on the broker's haste whether anybody learns that it was sent.
-        if self.give_up <= Instant::now() {
+        let too_late = |deadline| deadline <= core.clock.now();
+        if self.give_up <= Instant::now() || message.deadline().is_some_and(too_late) {
             return Err(CastError::NotSent(NotSent::TooLate));
         }
         let (route, group) = match &self.to {
@@ -220,7 +231,7 @@ impl Future for Sending {
                     Poll::Pending => {
                         let timer = timer
                             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(*give_up)));
-                        std::task::ready!(timer.as_mut().poll(cx));
+                        ready!(timer.as_mut().poll(cx));
                         let why = Text::from_static("the broker did not answer in time");
                         Err(if publish.withdraw() {
                             CastError::NotSent(NotSent::Unavailable(why))
@@ -230,10 +241,14 @@ impl Future for Sending {
                     }
                 }
             }
-            State::Failed(_) => match std::mem::replace(&mut self.state, State::Done) {
-                State::Failed(error) => Err(error),
-                _ => Err(CastError::Closed),
-            },
+            State::Failed(_) => {
+                // Whoever tries again at once lets others run.
+                ready!(coop::poll_proceed(cx)).made_progress();
+                match std::mem::replace(&mut self.state, State::Done) {
+                    State::Failed(error) => Err(error),
+                    _ => Err(CastError::Closed),
+                }
+            }
             // Polled after it ended.
             State::Done => return Poll::Pending,
         };

@@ -192,7 +192,7 @@ impl Message {
         self.0.head.deadline
     }
 
-    /// When it was sent, by the sender's clock.
+    /// When it was sent, by the sender's clock: over AMQP in whole seconds.
     #[must_use]
     pub fn sent_at(&self) -> Option<Timestamp> {
         self.0.head.sent_at

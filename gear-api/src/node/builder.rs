@@ -249,6 +249,9 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// default, 1 or more. The service's queue, the instance's and each event group's count
     /// by themselves. A handler that waits for its own service takes up one of these meanwhile: where
     /// it is the last one of the only instance, it waits for itself until its deadline.
+    ///
+    /// The broker counts by consumer: once a connection was lost, or a queue deleted, as many may be handled
+    /// beside those that are still at it, the same requests among them.
     pub fn concurrency(mut self, requests: u16) -> Self {
         self.concurrency = requests.max(1);
         self

@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Client, Headers, Instance, Message, Text, Timestamp, client::Core};
+use crate::{Client, Headers, Instance, Kind, Message, Text, Timestamp, client::Core};
 
 /// What a handler knows of the request that it handles, and the client to ask others on
 /// its behalf.
@@ -124,6 +124,12 @@ impl Context {
 
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.request.core
+    }
+
+    /// Whether somebody waits for an answer: replies and events are never answered.
+    pub(super) fn wants_answer(&self) -> bool {
+        let message = self.message();
+        message.reply_to().is_some() && matches!(message.kind(), Kind::Call | Kind::Cast)
     }
 
     pub(super) fn is_expired(&self) -> bool {

@@ -197,7 +197,8 @@ where
     fn answer(self: Arc<Self>, cx: Context) -> Answer {
         Box::pin(async move {
             let (state, function) = (Arc::clone(&self.state), self.function.clone());
-            let reply = run(state, function, self.decode, self.encode, cx, true).await?;
+            let wanted = cx.wants_answer();
+            let reply = run(state, function, self.decode, self.encode, cx, wanted).await?;
             Ok(reply.unwrap_or_default())
         })
     }

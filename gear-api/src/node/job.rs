@@ -1,7 +1,13 @@
 //! One request from its delivery to its settlement. Whatever happens to its handler, the
 //! request is answered and settled, once: a job that is dropped sees to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use tracing::Span;
 
@@ -65,8 +71,7 @@ impl Job {
 
     /// Whether somebody waits for an answer: replies and events are never answered.
     pub(super) fn wants_answer(&self) -> bool {
-        let message = self.message();
-        message.reply_to().is_some() && matches!(message.kind(), Kind::Call | Kind::Cast)
+        self.cx.wants_answer()
     }
 
     pub(super) fn span(&self) -> Span {
@@ -145,8 +150,14 @@ impl Job {
     /// the way.
     fn answered(self, answer: Option<Publish>) -> Option<Rest> {
         match answer {
-            Some(answer) if !answer.is_handed_over() => Some(Box::pin(async move {
-                if let Err(error) = answer.await {
+            Some(mut answer) if !answer.is_handed_over() => Some(Box::pin(async move {
+                // Its confirm is not awaited: if the handlers were cut off meanwhile, the request would
+                // be answered once more.
+                let left = poll_fn(|cx| match Pin::new(&mut answer).poll(cx) {
+                    Poll::Pending if answer.is_handed_over() => Poll::Ready(Ok(())),
+                    outcome => outcome,
+                });
+                if let Err(error) = left.await {
                     tracing::debug!(%error, "the answer could not be sent");
                 }
                 self.forget();
