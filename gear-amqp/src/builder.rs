@@ -214,9 +214,10 @@ impl AmqpBuilder {
     }
 
     /// When the queue of an instance that nobody uses is deleted, with what is in it. Counts when
-    /// the queue is declared first.
+    /// the queue is declared first. Between 1 ms and 49 days, which is all that RabbitMQ takes.
     pub fn instance_expires(mut self, after: Duration) -> Self {
-        self.instance_expires = after.max(Duration::from_millis(1));
+        let most = Duration::from_millis(u32::MAX.into());
+        self.instance_expires = after.clamp(Duration::from_millis(1), most);
         self
     }
 
@@ -404,6 +405,13 @@ mod tests {
 
     fn with(options: &str) -> Result<AmqpBuilder, AmqpError> {
         AmqpBuilder::new(&format!("amqp://localhost/%2f?{options}"))
+    }
+
+    #[test]
+    fn no_instance_waits_longer_than_a_broker_can() {
+        let longest = with("instance_expires=4294967295").unwrap().instance_expires;
+        let builder = with("").unwrap().instance_expires(Duration::from_secs(60 * 86_400));
+        assert_eq!(builder.instance_expires, longest);
     }
 
     #[test]
