@@ -28,6 +28,15 @@ impl Item {
         }
         self.delivery
     }
+
+    /// Nobody will take it. What a tap would have shown is nobody else's, and stays unsettled on a
+    /// channel that others have, too, if it is not acked.
+    fn back(self) {
+        match self.ack_when_taken {
+            Some((acks, tag)) => acks.ack(tag),
+            None => self.delivery.requeue(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -68,7 +77,7 @@ impl Inbox {
         }
         if state.end.is_some() {
             drop(state);
-            return item.delivery.requeue();
+            return item.back();
         }
         state.items.push_back(item);
         let waker = state.waker.take();
@@ -114,7 +123,7 @@ impl Inbox {
     /// comes back in the order in which it does.
     pub(crate) fn give_back(&self) {
         let items = std::mem::take(&mut self.state().items);
-        items.into_iter().for_each(|item| item.delivery.requeue());
+        items.into_iter().for_each(Item::back);
     }
 }
 

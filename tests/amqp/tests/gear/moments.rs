@@ -191,6 +191,37 @@ async fn a_tap_that_goes_straight_to_a_sink_does_not_run_full() -> Test {
     Ok(())
 }
 
+/// It would stay with a channel that others have, too, until the broker closes that for being too slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tap_has_not_shown_is_settled_when_it_is_dropped() -> Test {
+    let broker = Broker::shared().await;
+    let vhost = broker.vhost().await;
+    let transport = System::at(vhost.url()).connect().await;
+    let mut queue = serve(&transport, &CTRL, 100).await;
+    let own = Subscription::Instance { instance: CTRL.at("host1")?, prefetch: 10 };
+    let _own = transport.subscribe(own).await?;
+    let tap = Subscription::Tap { feed: Feed::Requests, pattern: Pattern::ALL };
+    let tap = transport.subscribe(tap).await?;
+    for n in 0..20 {
+        transport.send(Route::Address(&CTRL.into()), cast(&n.to_string())).await?;
+        next(&mut queue).await.ack();
+    }
+    tokio::time::sleep(MOMENT).await; // the tap has its copies
+    drop(tap);
+    let start = Instant::now();
+    // Of a broker that somebody else runs nothing is known.
+    while let Ok(channels) =
+        broker.ctl(&["list_channels", "vhost", "messages_unacknowledged"]).await
+    {
+        let ours = channels.lines().filter(|line| line.starts_with(vhost.name()));
+        if ours.clone().count() == 3 && ours.clone().all(|line| line.ends_with("\t0")) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{channels}");
+    }
+    Ok(())
+}
+
 /// What a foreign program may send does not fit into the frames that we ask for to publish.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_headers_of_a_foreign_program_end_no_connection() -> Test {
