@@ -186,7 +186,7 @@ where
                 return;
             }
             let cx = job.context().clone();
-            let handling = run(state, function, decode, encode, cx, job.wants_answer());
+            let handling = run(state, function, decode, encode, cx);
             let result = CatchPanic { handling }.await;
             if let Some(rest) = job.finish(result) {
                 rest.await;
@@ -197,8 +197,7 @@ where
     fn answer(self: Arc<Self>, cx: Context) -> Answer {
         Box::pin(async move {
             let (state, function) = (Arc::clone(&self.state), self.function.clone());
-            let wanted = cx.wants_answer();
-            let reply = run(state, function, self.decode, self.encode, cx, wanted).await?;
+            let reply = run(state, function, self.decode, self.encode, cx).await?;
             Ok(reply.unwrap_or_default())
         })
     }
@@ -215,13 +214,13 @@ async fn run<S, F, Fut, In, Out>(
     decode: fn(&Message) -> Result<In, Fault>,
     encode: fn(&Out) -> Result<Reply, Fault>,
     cx: Context,
-    wants_answer: bool,
 ) -> Result<Option<Reply>, Fault>
 where
     F: Fn(Arc<S>, Context, In) -> Fut,
     Fut: Future<Output = Result<Out, Fault>>,
 {
     let request = decode(cx.message())?;
+    let wants_answer = cx.wants_answer();
     let answer = function(state, cx, request).await?;
     if wants_answer { encode(&answer).map(Some) } else { Ok(None) }
 }

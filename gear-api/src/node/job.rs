@@ -69,11 +69,6 @@ impl Job {
         self.cx.core()
     }
 
-    /// Whether somebody waits for an answer: replies and events are never answered.
-    pub(super) fn wants_answer(&self) -> bool {
-        self.cx.wants_answer()
-    }
-
     pub(super) fn span(&self) -> Span {
         let message = self.message();
         tracing::info_span!(
@@ -83,7 +78,7 @@ impl Job {
             operation = %message.operation(),
             kind = %message.kind(),
             from = %message.sender(),
-            "otel.kind" = if self.wants_answer() { "server" } else { "consumer" },
+            "otel.kind" = if self.cx.wants_answer() { "server" } else { "consumer" },
             "messaging.destination.name" = %self.cx.key(),
             "messaging.destination.subscription.name" = %self.queue,
             "messaging.message.id" = message.id().map(tracing::field::display),
@@ -94,7 +89,7 @@ impl Job {
     pub(super) fn finish(mut self, result: Result<Option<Reply>, Fault>) -> Option<Rest> {
         let fault = match result {
             Ok(reply) => {
-                let wanted = self.wants_answer();
+                let wanted = self.cx.wants_answer();
                 let answer = if wanted { self.answer(reply.unwrap_or_default()) } else { None };
                 return self.answered(answer);
             }
@@ -104,7 +99,7 @@ impl Job {
         count(if fault.code() == code::PANICKED { &counters.panicked } else { &counters.failed });
         let source = fault.source().map(|source| tracing::field::display(Causes(source)));
         tracing::warn!(code = fault.code(), source, "the handler failed: {fault}");
-        if self.wants_answer() {
+        if self.cx.wants_answer() {
             let answer = self.answer_error(fault.shown());
             self.answered(answer)
         } else {
@@ -121,7 +116,7 @@ impl Job {
         } else {
             format!("there is no operation {:?} here", message.operation())
         };
-        if self.wants_answer() {
+        if self.cx.wants_answer() {
             let answer = self.answer_error(&RemoteError::new(code::UNKNOWN_OPERATION, text, false));
             self.answered(answer)
         } else if message.kind() == Kind::Event || self.cx.key().ends_with(".*") {
@@ -250,7 +245,7 @@ impl Drop for Job {
         if self.begun {
             self.core().note_unfinished(self.message());
         }
-        if self.begun && self.wants_answer() {
+        if self.begun && self.cx.wants_answer() {
             let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
             let mut answer = self.answer_error(&error);
             // One that can not leave now would be lost with the connection.
