@@ -13,7 +13,7 @@ use lapin::{
     tcp::{OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use crate::{AmqpBuilder, AmqpError, endpoint::Endpoint, settings::Settings};
 
@@ -26,6 +26,14 @@ pub(crate) struct Open {
     /// The number that the choice was, when it was opened.
     pub(crate) at: usize,
     pub(crate) user: String,
+    socket: Option<Socket>,
+}
+
+impl Open {
+    /// What ends it, wherever the rest is by then.
+    pub(crate) fn goodbye(&self) -> Goodbye {
+        Goodbye { connection: Arc::clone(&self.connection), socket: self.socket.clone() }
+    }
 }
 
 /// Connects to one broker, within `connect_timeout`.
@@ -42,7 +50,6 @@ pub(crate) async fn open(
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let (host, port) = (endpoint.host.clone(), endpoint.port);
     let tls = endpoint.tls.then(|| Tls::new(options, &endpoint));
-    let (outcome, wanted) = watch::channel(false);
     let connecting = async {
         let runtime = lapin::runtime::default_runtime()?;
         // The crate's own way from a URI to an address knows no IPv6, and has the name in the
@@ -51,9 +58,11 @@ pub(crate) async fn open(
         // hears of a link that is there.
         let addresses = runtime.to_socket_addrs((host, port));
         let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
-        if let AsyncTcpStream::Plain(plain) = &stream {
-            hang_up_unless_open(second_handle(plain.get_ref())?, wanted);
-        }
+        let socket = match &stream {
+            AsyncTcpStream::Plain(plain) => Some(Socket::of(plain.get_ref())?),
+            _ => None,
+        };
+        let mut unless_open = HangUp(socket.clone());
         let stream = match &tls {
             None => stream,
             Some(tls) => stream.into_tls(&tls.name, tls.config.as_ref()).await?,
@@ -63,10 +72,13 @@ pub(crate) async fn open(
             let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
             stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted).into())
         };
-        Connection::connector(uri(options, &endpoint, purpose), runtime, dial, properties).await
+        let uri = uri(options, &endpoint, purpose);
+        let connection = Connection::connector(uri, runtime, dial, properties).await?;
+        unless_open.0 = None;
+        Ok((connection, socket))
     };
-    let connection = match timeout(limit, connecting).await {
-        Ok(Ok(connection)) => connection,
+    let (connection, socket) = match timeout(limit, connecting).await {
+        Ok(Ok(open)) => open,
         Ok(Err(error)) => return Err(explain(&error, broker, &endpoint)),
         Err(_) => {
             let ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -74,30 +86,71 @@ pub(crate) async fn open(
             return Err(AmqpError::Silent { broker: broker.into(), ms, waiting_for });
         }
     };
-    outcome.send_replace(true);
     let events = Box::pin(connection.events_listener());
     let connection = Arc::new(connection);
-    Ok(Open { connection, events, broker, at, user: endpoint.user })
+    Ok(Open { connection, events, broker, at, user: endpoint.user, socket })
 }
 
-/// lapin's thread goes on waiting for a silent peer when nobody waits for the connection any more,
-/// and keeps its socket: it ends only when the link does. `outcome` closes without having been
-/// true when the connection is given up.
-fn hang_up_unless_open(socket: TcpStream, mut outcome: watch::Receiver<bool>) {
-    tokio::spawn(async move {
-        if outcome.wait_for(|open| *open).await.is_err() {
-            let _ = socket.shutdown(Shutdown::Both);
+/// A second handle of a connection's socket. lapin's thread goes on waiting for a silent peer when
+/// nobody waits for the connection any more, and keeps its socket and its buffers: it ends only when
+/// the link does.
+#[derive(Clone)]
+struct Socket(Arc<TcpStream>);
+
+impl Socket {
+    fn of(socket: &impl AsSocket) -> io::Result<Self> {
+        Ok(Self(Arc::new(second_handle(socket)?)))
+    }
+
+    fn hang_up(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// Hangs up on dropping.
+struct HangUp(Option<Socket>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Socket::hang_up);
+    }
+}
+
+/// The end of a connection.
+pub(crate) struct Goodbye {
+    connection: Arc<Connection>,
+    socket: Option<Socket>,
+}
+
+impl Goodbye {
+    /// Says goodbye, and hangs up if the broker does not answer.
+    pub(crate) async fn say(self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let Self { connection, socket } = self;
+        let goodbye = async {
+            if connection.status().connected() {
+                let _ = connection.close(200, "goodbye".into()).await;
+            }
+        };
+        let said = timeout(PATIENCE, goodbye).await;
+        if said.is_err() || connection.status().closing() {
+            socket.iter().for_each(Socket::hang_up);
         }
-    });
+    }
 }
 
 #[cfg(unix)]
-fn second_handle(socket: &impl std::os::fd::AsFd) -> io::Result<TcpStream> {
+use std::os::fd::AsFd as AsSocket;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket;
+
+#[cfg(unix)]
+fn second_handle(socket: &impl AsSocket) -> io::Result<TcpStream> {
     Ok(socket.as_fd().try_clone_to_owned()?.into())
 }
 
 #[cfg(windows)]
-fn second_handle(socket: &impl std::os::windows::io::AsSocket) -> io::Result<TcpStream> {
+fn second_handle(socket: &impl AsSocket) -> io::Result<TcpStream> {
     Ok(socket.as_socket().try_clone_to_owned()?.into())
 }
 
@@ -189,13 +242,5 @@ fn explain(error: &lapin::Error, broker: String, endpoint: &Endpoint) -> AmqpErr
             }
         }
         _ => AmqpError::Unreachable { broker, reason: error.to_string().into() },
-    }
-}
-
-/// Says goodbye, bounded.
-pub(crate) async fn close(connection: &Connection) {
-    const GOODBYE: Duration = Duration::from_secs(2);
-    if connection.status().connected() {
-        let _ = timeout(GOODBYE, connection.close(200, "goodbye".into())).await;
     }
 }

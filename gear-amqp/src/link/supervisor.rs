@@ -52,6 +52,20 @@ pub(crate) async fn start(supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpE
 
 async fn start_at(at: usize, supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
     let mut links = Vec::new();
+    match open_all(at, supervisors, &mut links).await {
+        Ok(()) => Ok(links),
+        Err(error) => {
+            links.iter().for_each(|link| drop(tokio::spawn(link.goodbye().say())));
+            Err(error)
+        }
+    }
+}
+
+async fn open_all(
+    at: usize,
+    supervisors: &[Supervisor],
+    links: &mut Vec<Open>,
+) -> Result<(), AmqpError> {
     for supervisor in supervisors {
         links.push(supervisor.open_at(at).await?);
     }
@@ -65,7 +79,7 @@ async fn start_at(at: usize, supervisors: &[Supervisor]) -> Result<Vec<Open>, Am
             declare.await.unwrap_or(Err(RpcError::Silent { what: "the exchanges", limit }));
         declared.map_err(|error| AmqpError::of_start(error, &broker))?;
     }
-    Ok(links)
+    Ok(())
 }
 
 /// Of several errors that which tells most.
@@ -138,7 +152,7 @@ impl Supervisor {
                 },
             };
             let since = Instant::now();
-            let connection = Arc::clone(&link.connection);
+            let goodbye = link.goodbye();
             let (at, broker) = (link.at, link.broker.clone());
             let ended = {
                 let mut serving = pin!(self.serve(link, is_declared));
@@ -149,7 +163,7 @@ impl Supervisor {
                         // Before its channels are dropped: lapin would close each of them, find
                         // their connection closing, and end that without a word to the broker,
                         // which may then not read the last acks.
-                        connection::close(&connection).await;
+                        goodbye.say().await;
                         return self.lost();
                     }
                     ended = &mut serving => ended,
@@ -173,7 +187,7 @@ impl Supervisor {
                 }
             }
             // It may be half open: nobody waits for its goodbye.
-            tokio::spawn(async move { connection::close(&connection).await });
+            tokio::spawn(goodbye.say());
         }
     }
 
