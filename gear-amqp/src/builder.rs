@@ -205,9 +205,11 @@ impl AmqpBuilder {
     }
 
     /// How long a message may go unconfirmed before the connection is tested, and left if it
-    /// does not answer: a node that is cut off from its cluster shows no other sign. Where there are
-    /// several brokers, the queues that are consumed are looked at as often, because who only consumes
-    /// misses no confirm; all connections leave such a node. 100 ms or more.
+    /// does not answer: a node that is cut off from its cluster shows no other sign. A message that
+    /// takes longer at 64 KiB a second has that long. Where there are several brokers, a connection is
+    /// left, too, that answers and confirms nothing at all for twice as long; and the queues that are
+    /// consumed are looked at as often, because who only consumes misses no confirm; all connections
+    /// leave such a node. 100 ms or more.
     pub fn confirm_timeout(mut self, timeout: Duration) -> Self {
         self.confirm_timeout = timeout.max(Duration::from_millis(100));
         self
@@ -245,7 +247,10 @@ impl AmqpBuilder {
         self
     }
 
-    /// So many messages are on their way at a time; more wait their turn. 1 or more.
+    /// So many messages are on their way at a time; more wait their turn. 1 or more. What expired
+    /// unconfirmed is in nobody's way; when ten times as many have, their channel is replaced at the
+    /// next moment when nothing else is on its way, or at twice that at once: what is on its way then
+    /// is sent again.
     pub fn max_unconfirmed(mut self, messages: usize) -> Self {
         self.max_unconfirmed = messages.max(1);
         self

@@ -72,6 +72,7 @@ pub(super) struct Flight {
     writes: VecDeque<(u64, Write)>,
     spare: Vec<Write>,
     confirms: FuturesUnordered<Confirming>,
+    failed: Option<lapin::Error>,
     signal: Arc<Signal>,
     waker: Waker,
     gate: Arc<Gate>,
@@ -84,6 +85,7 @@ impl Flight {
             writes: VecDeque::new(),
             spare: Vec::new(),
             confirms: FuturesUnordered::new(),
+            failed: None,
             signal: Arc::clone(signal),
             waker: Waker::from(Arc::clone(signal)),
             gate,
@@ -102,8 +104,13 @@ impl Flight {
         self.writes.push_back((number, write));
     }
 
-    /// Lets what is written await its confirm. Returns whether there was any, or the error.
-    fn sweep(&mut self) -> lapin::Result<bool> {
+    /// The number of the oldest that is not written, if there is one.
+    pub(super) fn unwritten(&self) -> Option<u64> {
+        self.writes.front().map(|(number, _)| *number)
+    }
+
+    /// Lets what is written await its confirm. Returns whether there was any.
+    fn sweep(&mut self) -> bool {
         let mut any = false;
         let mut cx = Context::from_waker(&self.waker);
         while let Some((number, write)) = self.writes.front_mut() {
@@ -112,14 +119,22 @@ impl Flight {
             let free = self.writes.pop_front();
             self.spare.extend(free.map(|(_, write)| write).filter(|_| self.spare.len() < SPARE));
             self.gate.wrote();
-            self.confirms.push(Confirming { number, confirm: sent? });
+            match sent {
+                Ok(confirm) => self.confirms.push(Confirming { number, confirm }),
+                // The channel is gone, and what came before may have been confirmed.
+                Err(error) => drop(self.failed.get_or_insert(error)),
+            }
             any = true;
         }
-        Ok(any)
+        any
     }
 
     /// Hands out every confirm that is ready: when this returns, none that lapin has handled
     /// before any of them is left.
+    ///
+    /// # Errors
+    ///
+    /// The first of a publish that could not be written.
     pub(super) fn drain(
         &mut self,
         mut confirmed: impl FnMut(u64, lapin::Result<Confirmation>),
@@ -127,7 +142,7 @@ impl Flight {
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         loop {
-            self.sweep()?;
+            self.sweep();
             loop {
                 self.signal.woken.store(false, Ordering::SeqCst);
                 match self.confirms.poll_next_unpin(&mut cx) {
@@ -139,8 +154,8 @@ impl Flight {
                 }
             }
             // What was written meanwhile may be confirmed by now.
-            if !self.sweep()? {
-                return Ok(());
+            if !self.sweep() {
+                return self.failed.take().map_or(Ok(()), Err);
             }
         }
     }

@@ -24,16 +24,17 @@ use std::{
 };
 
 use gear_api::{Clock, Id, Kind, Message, Publish, PublishError, Route, Text, Timestamp};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use self::{
     flight::{Flight, Publishing, Signal},
     gate::Gate,
     outgoing::{Asker, Outgoing, Target},
+    time::Oldest,
     window::{Outcome, Window},
 };
 use crate::{
-    link::{board::Board, declare::short},
+    link::{board::Board, declare::short, rpc::is_reproach},
     settings::Settings,
     wire::{NotEncodable, Purpose, encode, header_frame},
 };
@@ -64,9 +65,10 @@ struct State {
     window: Window<Outgoing>,
     /// Of bodies in the window.
     bytes: usize,
-    /// Since when nothing was confirmed although something was to be.
-    waiting_since: Option<Instant>,
-    /// How often that was too long, since something was confirmed.
+    /// Messages in the window that are only kept to tell their confirms from others.
+    abandoned: usize,
+    oldest: Oldest,
+    /// How often the oldest was overdue, since something was confirmed.
     suspicions: u32,
     /// The broker closed the last channel: whoever may be the reason goes alone.
     careful: bool,
@@ -106,7 +108,8 @@ impl Publisher {
                 queue: VecDeque::new(),
                 window: Window::new(),
                 bytes: 0,
-                waiting_since: None,
+                abandoned: 0,
+                oldest: Oldest::default(),
                 suspicions: 0,
                 careful: false,
                 declared: HashSet::new(),
@@ -156,6 +159,8 @@ impl Publisher {
             asker: Asker::Nobody,
             handed_over: false,
             again: false,
+            lost: false,
+            abandoned: false,
             suspect: false,
             alone_when_closed: 0,
         };
@@ -188,22 +193,19 @@ impl Publisher {
             Err(NotEncodable::TooLate) => return outgoing.give_up("its deadline passed"),
             Err(NotEncodable::TooLong(what)) => {
                 let why = format!("{what} is longer than AMQP allows");
-                return outgoing.answer(Err(PublishError::NotSent(why.into())));
+                return outgoing.refuse(PublishError::NotSent(why.into()));
             }
             Err(NotEncodable::FrameTooSmall { bytes, limit }) => {
                 let why = format!(
                     "properties and headers of {bytes} bytes; the connection's frames have {limit}"
                 );
-                return outgoing.answer(Err(PublishError::NotSent(why.into())));
+                return outgoing.refuse(PublishError::NotSent(why.into()));
             }
         };
         if !outgoing.hand_over() {
             return; // withdrawn
         }
         outgoing.again = std::mem::replace(&mut outgoing.handed_over, true);
-        if state.window.is_empty() {
-            state.waiting_since = Some(Instant::now());
-        }
         state.bytes += publishing.body.len();
         let number = state.window.push(outgoing);
         up.flight.publish(number, publishing);
@@ -231,7 +233,7 @@ impl Publisher {
 
     /// Takes every confirm that is ready, and tells what is certain of them.
     fn drain(&self, state: &mut State) {
-        let State { link, window, bytes, waiting_since, suspicions, .. } = state;
+        let State { link, window, bytes, abandoned, suspicions, .. } = state;
         let Link::Up(up) = link else { return };
         let before = window.len();
         let failed = &mut up.failed;
@@ -244,15 +246,14 @@ impl Publisher {
                 }
                 window.confirm(number, acked, returned.is_none());
             }
-            Err(error) => {
-                failed.get_or_insert(error);
-            }
+            Err(error) => blame(failed, error),
         });
         if let Err(error) = drained {
-            failed.get_or_insert(error);
+            blame(failed, error);
         }
         window.settle(|mut outgoing, outcome| {
             *bytes -= outgoing.message.body().len();
+            *abandoned -= usize::from(outgoing.abandoned);
             let answer = match outcome {
                 Outcome::Confirmed => Ok(()),
                 Outcome::Returned => Err(PublishError::NotRouted),
@@ -266,15 +267,22 @@ impl Publisher {
         if window.len() < before {
             *suspicions = 0;
         }
-        if window.is_empty() {
-            *waiting_since = None;
-        } else if window.len() < before {
-            *waiting_since = Some(Instant::now());
-        }
+    }
+}
+
+/// The first error counts, and before it one that tells what was wrong.
+fn blame(failed: &mut Option<lapin::Error>, error: lapin::Error) {
+    if failed.as_ref().is_none_or(|first| !is_reproach(first) && is_reproach(&error)) {
+        *failed = Some(error);
     }
 }
 
 impl State {
+    /// Messages on their way that somebody waits for.
+    fn awaited(&self) -> usize {
+        self.window.len() - self.abandoned
+    }
+
     /// Whether a message may leave now.
     fn may_hand_over(&self, settings: &Settings, next: &Outgoing) -> bool {
         let Link::Up(up) = &self.link else { return false };
@@ -285,12 +293,12 @@ impl State {
             return false;
         }
         // While somebody is suspected of having closed the last channel, each goes alone.
-        if self.careful && !self.window.is_empty() {
+        let awaited = self.awaited();
+        if self.careful && awaited > 0 {
             return false;
         }
         let bytes = self.bytes + next.message.body().len();
-        self.window.is_empty()
-            || (self.window.len() < settings.options.max_unconfirmed
-                && bytes <= MAX_UNCONFIRMED_BYTES)
+        awaited == 0
+            || (awaited < settings.options.max_unconfirmed && bytes <= MAX_UNCONFIRMED_BYTES)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use gear_api::{
     HandOver, Id, Message, PublishError, ReplyTo, Route, Text,
     topology::{self, exchange},
@@ -118,6 +119,10 @@ pub(crate) struct Outgoing {
     pub(crate) handed_over: bool,
     /// And, without an answer, to another before.
     pub(crate) again: bool,
+    /// A channel that it was on is gone, and not because of it: it may have arrived then.
+    pub(crate) lost: bool,
+    /// It was written, it expired, and only its confirm is still to come.
+    pub(crate) abandoned: bool,
     /// It was on a channel that the broker closed, and may be the reason.
     pub(crate) suspect: bool,
     /// Channels that were closed while it alone was on its way.
@@ -170,6 +175,25 @@ impl Outgoing {
     /// Whether it was withdrawn before it left.
     pub(crate) fn is_withdrawn(&self) -> bool {
         matches!(&self.asker, Asker::Waiting(asker) if asker.is_closed())
+    }
+
+    /// The broker does not take it, or it can not be sent to this one.
+    pub(crate) fn refuse(&mut self, error: PublishError) {
+        self.answer(Err(if self.lost { error.of_another_try() } else { error }));
+    }
+
+    /// Nobody waits for it any more. Returns the bytes that are freed: what remains is what tells
+    /// its return from others.
+    pub(crate) fn abandon(&mut self) -> usize {
+        self.abandoned = true;
+        let bytes = self.message.body().len();
+        self.message = self.message.to_builder().body(Bytes::new()).build();
+        bytes
+    }
+
+    /// Whether whoever sent it has been answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.asker, Asker::Nobody)
     }
 
     /// It will not be sent any more.

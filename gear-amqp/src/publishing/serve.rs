@@ -12,9 +12,12 @@ use std::{
 
 use gear_api::{PublishError, Text, topology};
 use lapin::{Channel, Connection};
-use tokio::time::Instant;
 
-use super::{Link, Publisher, State, Up, flight::Flight, outgoing::Asker};
+use super::{
+    Link, Publisher, State, Up,
+    flight::Flight,
+    time::{ABANDONED, patience},
+};
 use crate::{
     link::{
         declare::{Declarer, Owner},
@@ -36,6 +39,8 @@ enum Turn {
     Failed(lapin::Error),
     Declare(Duration),
     Overdue,
+    /// Too many confirms are awaited for nobody.
+    Abandoned,
     /// [`Publisher::close`] was called, and everything is answered.
     Closed,
 }
@@ -48,7 +53,7 @@ impl Publisher {
                 state.queue.pop_front();
                 continue;
             }
-            if !front.suspect && state.window.is_empty() {
+            if !front.suspect && state.awaited() == 0 {
                 state.careful = false; // all suspects are through
             }
             if !state.may_hand_over(&self.settings, front) {
@@ -61,7 +66,7 @@ impl Publisher {
                 self.hand_over(state, outgoing);
             }
         }
-        if state.queue.is_empty() && state.window.is_empty() {
+        if state.queue.is_empty() && state.awaited() == 0 {
             state.careful = false;
         }
         None
@@ -74,16 +79,23 @@ impl Publisher {
         if let Some(turn) = self.fill(&mut state) {
             return Poll::Ready(turn);
         }
-        let State { link, queue, window, closing, waiting_since, .. } = &mut *state;
+        let awaited = state.awaited();
+        let is_answered = state.queue.is_empty() && awaited == 0;
+        let State { link, window, abandoned, closing, oldest, .. } = &mut *state;
         let Link::Up(up) = link else { return Poll::Ready(Turn::Closed) };
         if let Some(error) = up.failed.take() {
             return Poll::Ready(Turn::Failed(error));
         }
-        if *closing && queue.is_empty() && window.is_empty() {
+        if *closing && is_answered {
             return Poll::Ready(Turn::Closed);
         }
-        let limit = self.settings.options.confirm_timeout;
-        if !up.blocked && waiting_since.is_some_and(|since| since.elapsed() > limit) {
+        // What is on its way then is sent again, so a moment when nothing is will do better.
+        let many = self.settings.options.max_unconfirmed.saturating_mul(ABANDONED);
+        let too_many = *abandoned >= many && (awaited == 0 || *abandoned / 2 >= many);
+        if too_many && up.flight.unwritten().is_none() {
+            return Poll::Ready(Turn::Abandoned);
+        }
+        if !up.blocked && oldest.take_overdue(window.oldest().map(|(number, _)| number)) {
             return Poll::Ready(Turn::Overdue);
         }
         Poll::Pending
@@ -134,7 +146,11 @@ impl Publisher {
                         if !answers || (elsewhere && suspicions > 1) {
                             break Some(Ended::Stuck);
                         }
-                        self.state().waiting_since = Some(Instant::now());
+                    }
+                    Turn::Abandoned => {
+                        tracing::warn!("too many messages expired unconfirmed: another channel");
+                        self.detach(None);
+                        break None;
                     }
                 }
             };
@@ -159,8 +175,18 @@ impl Publisher {
     /// Whether the broker still answers what needs its cluster.
     async fn probe(&self, connection: &Connection) -> bool {
         let Settings { options, names } = &*self.settings;
-        let mut declarer = Declarer::new(connection, names, options.topology);
-        matches!(tokio::time::timeout(ANSWER, declarer.exchanges()).await, Ok(Ok(())))
+        let asking = async {
+            loop {
+                let mut declarer = Declarer::new(connection, names, options.topology);
+                match declarer.exchanges().await {
+                    Err(RpcError::Silent { .. }) => {}
+                    answer => return answer.is_ok(),
+                }
+            }
+        };
+        // The question waits until what was sent before it is through.
+        let limit = patience(ANSWER, self.state().bytes);
+        tokio::time::timeout(limit, asking).await.unwrap_or(false)
     }
 
     fn attach(&self, connection: &Connection, channel: Channel, user: &str) {
@@ -189,18 +215,20 @@ impl Publisher {
         self.drain(&mut state); // the last confirms
         state.link = Link::Down;
         state.bytes = 0;
-        state.waiting_since = None;
+        state.abandoned = 0;
         self.gate.open();
         let mut unconfirmed = state.window.take();
+        unconfirmed.retain(|outgoing| !outgoing.is_answered());
         if let (Some(why), [alone]) = (reproach, unconfirmed.as_mut_slice()) {
             // The second time nobody else can be the reason.
             alone.alone_when_closed += 1;
             if alone.alone_when_closed == 2 {
-                alone.answer(Err(PublishError::Refused(why.clone())));
+                alone.refuse(PublishError::Refused(why.clone()));
             }
         }
         for mut outgoing in unconfirmed.into_iter().rev() {
-            if !matches!(outgoing.asker, Asker::Nobody) {
+            if !outgoing.is_answered() {
+                outgoing.lost |= reproach.is_none();
                 outgoing.suspect |= reproach.is_some();
                 state.careful |= reproach.is_some();
                 state.queue.push_front(outgoing);
@@ -229,9 +257,6 @@ impl Publisher {
         let mut state = self.state();
         if let Link::Up(up) = &mut state.link {
             up.blocked = blocked;
-        }
-        if !state.window.is_empty() {
-            state.waiting_since = Some(Instant::now());
         }
         drop(state);
         self.waker.wake_by_ref();
@@ -267,7 +292,7 @@ impl Publisher {
         self.state().queue.retain_mut(|outgoing| {
             let is_for_it = outgoing.target.delay == Some(delay);
             if is_for_it {
-                outgoing.answer(Err(PublishError::Refused(error.to_string().into())));
+                outgoing.refuse(PublishError::Refused(error.to_string().into()));
             }
             !is_for_it
         });

@@ -5,13 +5,58 @@ use std::{sync::Arc, time::Duration};
 use gear_api::{PublishError, Text};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{
-    Link, Publisher,
-    outgoing::{Asker, Outgoing},
-};
+use super::{Link, Publisher, State, outgoing::Outgoing};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+
+/// So many times as many messages as may be on their way are kept for their confirms alone, or twice
+/// as many. With more a broker that never sends them would have us use up all memory.
+pub(super) const ABANDONED: usize = 10;
+
+/// Bytes a second of the slowest link that is of any use.
+const SLOWEST: f64 = 64.0 * 1024.0;
+
+/// How long an answer may take that comes behind so many bytes.
+pub(super) fn patience(least: Duration, bytes: usize) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "it is about seconds")]
+    least.max(Duration::from_secs_f64(bytes as f64 / SLOWEST))
+}
+
+/// The oldest message that is not confirmed, and for how long it has been that.
+#[derive(Default)]
+pub(super) struct Oldest {
+    /// Its number, and when it was seen first to be the oldest.
+    seen: Option<(u64, Instant)>,
+    is_overdue: bool,
+}
+
+impl Oldest {
+    /// Looks at the oldest: its number, and how long its confirm may take. Returns whether that
+    /// is over.
+    fn look(&mut self, oldest: Option<(u64, Duration)>, now: Instant) -> bool {
+        let Some((number, limit)) = oldest else {
+            *self = Self::default();
+            return false;
+        };
+        match self.seen {
+            Some((seen, since)) if seen == number => {
+                self.is_overdue = now.saturating_duration_since(since) > limit;
+            }
+            _ => *self = Self { seen: Some((number, now)), is_overdue: false },
+        }
+        self.is_overdue
+    }
+
+    /// Whether this one was overdue when it was looked at. It has as much time again.
+    pub(super) fn take_overdue(&mut self, oldest: Option<u64>) -> bool {
+        let is_overdue = self.is_overdue && self.seen.map(|(number, _)| number) == oldest;
+        if self.is_overdue {
+            *self = Self::default();
+        }
+        is_overdue
+    }
+}
 
 impl Publisher {
     /// Looks at the deadlines until the publisher is closed.
@@ -25,22 +70,15 @@ impl Publisher {
                 return;
             }
             let now = Instant::now();
-            let late = |outgoing: &Outgoing| outgoing.deadline.is_some_and(|at| at <= now);
-            state.queue.retain_mut(|outgoing| {
-                if late(outgoing) {
-                    outgoing.give_up("its deadline passed");
-                }
-                !matches!(outgoing.asker, Asker::Nobody) && !outgoing.is_withdrawn()
-            });
-            // What has left stays in the window until the broker answers.
-            state.window.iter_mut().filter(|outgoing| late(outgoing)).for_each(|outgoing| {
-                outgoing.give_up("it was not confirmed before its deadline");
-            });
-            let overdue = state.waiting_since.is_some_and(|since| {
-                now.saturating_duration_since(since) > self.settings.options.confirm_timeout
-            });
+            let is_room = state.expire(now);
+            let limit = self.settings.options.confirm_timeout;
+            let State { link, window, oldest, .. } = &mut *state;
+            let is_blocked = matches!(link, Link::Up(up) if up.blocked);
+            let first = window.oldest().filter(|_| !is_blocked);
+            let first = first.map(|(n, first)| (n, patience(limit, first.message.body().len())));
+            let overdue = oldest.look(first, now);
             drop(state);
-            if overdue {
+            if overdue || is_room {
                 self.waker.wake_by_ref();
             }
         }
@@ -61,7 +99,7 @@ impl Publisher {
         let mut state = self.state();
         state.closing = true;
         let is_up = matches!(&state.link, Link::Up(up) if !up.blocked);
-        let is_done = state.queue.is_empty() && state.window.is_empty();
+        let is_done = state.queue.is_empty() && state.awaited() == 0;
         if is_up && !is_done && !now {
             return false;
         }
@@ -78,5 +116,32 @@ impl Publisher {
             }));
         }
         true
+    }
+}
+
+impl State {
+    /// Tells those whose deadline has passed. Returns whether that makes room for others.
+    fn expire(&mut self, now: Instant) -> bool {
+        let late = |outgoing: &Outgoing| outgoing.deadline.is_some_and(|at| at <= now);
+        self.queue.retain_mut(|outgoing| {
+            if late(outgoing) {
+                outgoing.give_up("its deadline passed");
+            }
+            !outgoing.is_answered() && !outgoing.is_withdrawn()
+        });
+        // What has left stays in the window until the broker answers, and counts until it is written.
+        let Link::Up(up) = &self.link else { return false };
+        let before = self.abandoned;
+        let unwritten = up.flight.unwritten().unwrap_or(u64::MAX);
+        for (number, outgoing) in self.window.iter_mut() {
+            if late(outgoing) {
+                outgoing.give_up("it was not confirmed before its deadline");
+            }
+            if outgoing.is_answered() && !outgoing.abandoned && number < unwritten {
+                self.bytes -= outgoing.abandon();
+                self.abandoned += 1;
+            }
+        }
+        self.abandoned > before
     }
 }

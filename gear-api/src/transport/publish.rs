@@ -49,11 +49,11 @@ pub enum PublishError {
 
 impl PublishError {
     /// What to tell of a message that had left before, over a connection that was lost before the
-    /// answer: that it reached nobody this time does not mean that nobody has it. For backends.
+    /// answer: that it did not arrive this time does not mean that nobody has it. For backends.
     #[must_use]
     pub fn of_another_try(self) -> Self {
         match self {
-            Self::NotRouted | Self::Refused(_) => Self::Unknown(
+            Self::NotRouted | Self::Refused(_) | Self::NotSent(_) => Self::Unknown(
                 format!("its connection was lost, and when sent again: {self}").into(),
             ),
             other => other,

@@ -117,6 +117,12 @@ impl Proxy {
         self.shared.change(|state| state.mode = Mode::AnswersFrozen);
     }
 
+    /// Passes only so much of what each client sends, in bytes a second: a slow link. Not ended by
+    /// [`Proxy::heal`].
+    pub fn throttle(&self, bytes_per_second: u32) {
+        self.shared.change(|state| state.rate = Some(bytes_per_second));
+    }
+
     /// Accepts new connections and never answers. Those that are open go on:
     /// [`Proxy::drop_connections`] closes them.
     pub fn silent(&self) {

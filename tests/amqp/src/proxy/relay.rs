@@ -16,7 +16,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 /// How long one end may still speak when the other has closed.
@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) target: SocketAddr,
     /// Connections of an older epoch are closed.
     pub(super) epoch: u64,
+    /// Bytes a second that a client may send.
+    pub(super) rate: Option<u32>,
 }
 
 /// The state, and how it is made known.
@@ -44,7 +46,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(target: SocketAddr) -> Self {
         Self {
-            state: RwLock::new(State { mode: Mode::Pass, target, epoch: 0 }),
+            state: RwLock::new(State { mode: Mode::Pass, target, epoch: 0, rate: None }),
             changed: watch::Sender::new(()),
             open: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
@@ -151,11 +153,13 @@ impl Connection {
         let mut changed = self.shared.changed.subscribe();
         let mut buffer = vec![0; 64 * 1024];
         let mut held = 0..0;
+        let mut not_before = Instant::now();
         loop {
             changed.mark_unchanged();
             let verdict = self.shared.look(|state| self.verdict(state, way));
             let reads = held.is_empty();
             let ready = async {
+                tokio::time::sleep_until(not_before).await;
                 match verdict {
                     Verdict::Pass if reads => from.readable().await,
                     Verdict::Pass => to.writable().await,
@@ -180,6 +184,13 @@ impl Connection {
             match moved {
                 Ok(0) => return,
                 Err(error) if error.kind() != ErrorKind::WouldBlock => return,
+                Ok(bytes) if !reads => {
+                    let rate = self.shared.look(|state| state.rate);
+                    if let (Some(rate), Way::ToBroker) = (rate, way) {
+                        not_before =
+                            Instant::now() + Duration::from_secs(bytes as u64) / rate.max(1);
+                    }
+                }
                 _ => {}
             }
         }

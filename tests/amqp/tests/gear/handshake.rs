@@ -1,5 +1,5 @@
-//! A broker that goes no further than the handshake, or is made to close channels: it stands before
-//! a real one.
+//! A broker that goes no further than the handshake, is made to close channels, or loses confirms: it
+//! stands before a real one.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,16 @@ pub(crate) struct Handshake {
     port: u16,
     then: watch::Sender<Then>,
     close_channels: watch::Sender<()>,
-    accepted: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    accepted: AtomicUsize,
+    /// Channels that were to be opened.
+    channels: AtomicUsize,
+    /// Confirms that are still to be lost.
+    to_lose: AtomicUsize,
 }
 
 impl Handshake {
@@ -39,15 +48,16 @@ impl Handshake {
         let port = listener.local_addr()?.port();
         let (then, told) = watch::channel(then);
         let (close_channels, close) = watch::channel(());
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let (count, target) = (Arc::clone(&accepted), broker.port());
+        let seen = Arc::<Seen>::default();
+        let (see, target) = (Arc::clone(&seen), broker.port());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(relay(client, target, told.clone(), close.clone()));
+                see.accepted.fetch_add(1, Ordering::Relaxed);
+                let see = Arc::clone(&see);
+                tokio::spawn(relay(client, target, told.clone(), close.clone(), see));
             }
         });
-        Ok(Self { port, then, close_channels, accepted })
+        Ok(Self { port, then, close_channels, seen })
     }
 
     pub(crate) fn url(&self) -> String {
@@ -67,7 +77,25 @@ impl Handshake {
 
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+        self.seen.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Channels that were opened so far.
+    pub(crate) fn channels(&self) -> usize {
+        self.seen.channels.load(Ordering::Relaxed)
+    }
+
+    /// The next confirm never comes.
+    pub(crate) fn lose_a_confirm(&self) {
+        self.seen.to_lose.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Seen {
+    fn loses(&self, answer: &[u8]) -> bool {
+        let take = |left: usize| left.checked_sub(1);
+        is_method(answer, ACK)
+            && self.to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 }
 
@@ -76,6 +104,7 @@ async fn relay(
     target: u16,
     mut told: watch::Receiver<Then>,
     mut close: watch::Receiver<()>,
+    seen: Arc<Seen>,
 ) -> io::Result<()> {
     let then = *told.borrow_and_update();
     let (mut from_broker, to_broker) =
@@ -93,6 +122,9 @@ async fn relay(
             if is_method(&frame, CONSUME) {
                 consuming.lock().expect("no panic").insert([frame[1], frame[2]]);
             }
+            if is_method(&frame, CHANNEL_OPEN) {
+                seen.channels.fetch_add(1, Ordering::Relaxed);
+            }
             to_broker.lock().await.write_all(&frame).await?;
         }
     };
@@ -108,7 +140,12 @@ async fn relay(
     let answers = async {
         shake_hands(&mut from_broker, &mut to_client).await?;
         match then {
-            Then::GoesOn => copy(&mut from_broker, &mut to_client).await.map(drop),
+            Then::GoesOn => loop {
+                let answer = read_frame(&mut from_broker).await?;
+                if !seen.loses(&answer) {
+                    to_client.write_all(&answer).await?;
+                }
+            },
             Then::IsClosed => Ok(()),
             Then::IsSilent => copy(&mut from_broker, &mut tokio::io::sink()).await.map(drop),
         }
@@ -124,6 +161,7 @@ async fn relay(
 /// Methods by class and number (AMQP 0-9-1, 1.4 to 1.8).
 type Method = [u8; 4];
 const OPEN_OK: Method = [0, 10, 0, 41];
+const CHANNEL_OPEN: Method = [0, 20, 0, 10];
 const CONSUME: Method = [0, 60, 0, 20];
 const ACK: Method = [0, 60, 0, 80];
 

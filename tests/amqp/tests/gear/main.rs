@@ -10,6 +10,7 @@ mod handshake;
 mod moments;
 mod names;
 mod outages;
+mod overdue;
 mod publishing;
 mod security;
 mod topology;

@@ -123,60 +123,6 @@ async fn a_link_that_is_dead_without_a_word_is_noticed_by_its_heartbeat() -> Tes
     Ok(())
 }
 
-/// A node that is cut off from its cluster gives no error: only confirms stay away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_confirms_nothing_is_left_for_another() -> Test {
-    let broker = Broker::shared().await;
-    let (stuck, good) = (broker.proxy().await, broker.proxy().await);
-    let system = System::at(stuck.url());
-    // It starts at either; the one that it is at freezes its answers.
-    let transport = system
-        .builder()
-        .url(&good.url())?
-        .heartbeat(Duration::from_secs(60))
-        .confirm_timeout(Duration::from_millis(500))
-        .connect()
-        .await?;
-    let mut queue = serve(&transport, &CTRL, 50).await;
-    let to = Address::from(&CTRL);
-    transport.send(Route::Address(&to), cast("before")).await?;
-    next(&mut queue).await.ack();
-    let (from, other) = if stuck.connections() > 0 { (stuck, good) } else { (good, stuck) };
-    let before = other.accepted();
-    from.freeze_answers();
-    let sent = transport.send(Route::Address(&to), cast("after"));
-    tokio::time::timeout(PATIENCE, sent).await??;
-    assert!(other.accepted() > before, "it went to the other one");
-    // And so does the connection that consumes, which by itself sees nothing wrong yet.
-    assert_eq!(text(next(&mut queue).await.message()), "after");
-    Ok(())
-}
-
-/// Whoever only consumes there has no confirm to miss.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_does_not_answer_a_consumer_is_left_for_another() -> Test {
-    let broker = Broker::shared().await;
-    let (one, two) = (broker.proxy().await, broker.proxy().await);
-    let system = System::at(one.url());
-    let builder = system.builder().url(&two.url())?.heartbeat(Duration::from_secs(60));
-    let transport = builder.confirm_timeout(Duration::from_millis(500)).connect().await?;
-    let mut queue = serve(&transport, &CTRL, 50).await;
-    // It looks several times, finds everything well, and leaves nothing open for that.
-    let accepted = one.accepted() + two.accepted();
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(one.accepted() + two.accepted(), accepted);
-    if one.connections() > 0 {
-        one.freeze_answers();
-    } else {
-        two.freeze_answers();
-    }
-
-    let elsewhere = system.direct().await.connect().await;
-    elsewhere.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
-    assert_eq!(text(next(&mut queue).await.message()), "x");
-    Ok(())
-}
-
 /// Behind a load balancer whose broker is ill, for example.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_accepts_and_closes_is_tried_with_growing_pauses() -> Test {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use gear_amqp::AmqpTransport;
 use gear_api::{Address, Consumer, Message, Publish, PublishError, Route, Timestamp, Transport};
-use gear_test_amqp::Proxy;
+use gear_test_amqp::{Broker, Proxy, unique_system};
 
 use crate::{CTRL, PATIENCE, System, Test, cast, next, nothing, serve, text};
 
@@ -178,5 +178,38 @@ async fn of_what_nobody_was_there_for_the_second_time_nobody_knows_either() -> T
     // What was not sent before is known not to be there.
     let outcome = scene.send(1, 1).remove(0).await;
     assert_eq!(outcome, Err(PublishError::NotRouted));
+    Ok(())
+}
+
+/// It was handled, and its sender may not write any more when it is sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_the_second_time_may_have_arrived_the_first_time() -> Test {
+    let broker = Broker::shared().await;
+    let user = unique_system();
+    broker.add_user(&user, "secret").await;
+    let proxy = broker.proxy().await;
+    let name = unique_system();
+    let of_user = |url: String| url.replace("guest:guest", &format!("{user}:secret"));
+    let system = System { url: of_user(proxy.url()), name };
+    let sender = system.connect().await;
+    let receiver = system.direct().await.connect().await;
+    let mut queue = serve(&receiver, &CTRL, 10).await;
+    let to = Address::from(&CTRL);
+    sender.send(Route::Address(&to), cast("before")).await?;
+    next(&mut queue).await.ack();
+    proxy.freeze_answers();
+    let sent = sender.send(Route::Address(&to), cast("handled"));
+    assert_eq!(text(next(&mut queue).await.message()), "handled");
+    // What joining needs, and no more.
+    let joins = r#"{"configure":".*","write":"gear\\.cast$","read":".*"}"#;
+    broker.api("PUT", &format!("/api/permissions/%2f/{user}"), Some(joins)).await?;
+    proxy.drop_connections();
+    proxy.heal();
+    let outcome = tokio::time::timeout(PATIENCE, sent).await?;
+    assert!(matches!(&outcome, Err(PublishError::Unknown(_))), "{outcome:?}");
+    // What was not sent before is known not to be there.
+    let outcome = sender.send(Route::Address(&to), cast("refused")).await;
+    assert!(matches!(&outcome, Err(PublishError::Refused(_))), "{outcome:?}");
+    broker.api("DELETE", &format!("/api/users/{user}"), None).await?;
     Ok(())
 }
