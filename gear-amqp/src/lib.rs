@@ -27,14 +27,15 @@
 //! # What it does
 //!
 //! - **Three channels**: one publishes, one consumes the queue that the instances of a service
-//!   share, one consumes what is this instance's own. Over two connections, because RabbitMQ
-//!   under an alarm does not read those that publish, acks included.
+//!   share, one consumes what is this instance's own; taps have a fourth. Over two connections,
+//!   because RabbitMQ under an alarm does not read those that publish, acks included.
 //! - **Publishing**: persistent where the message asks for it, confirmed always, mandatory where
 //!   somebody must be there. 1,000 are on their way at a time; each ends in exactly one outcome.
 //!   What is unconfirmed when a connection is lost is sent again under the same id.
 //! - **Consuming**: with prefetch. Acks are coalesced (those of 5 ms, or 64, or half of the
 //!   prefetch; what is acked in such a moment comes again if the connection is lost in it), and
-//!   never overtake the reply that belongs to them. What is settled after a reconnect does nothing: the broker delivers it again.
+//!   never overtake the reply that belongs to them. What is settled after a reconnect does
+//!   nothing: the broker delivers it again.
 //! - **Staying up**: heartbeats, several brokers, growing pauses with jitter, every wait with the
 //!   broker bounded. Queues that are deleted are declared again. A broker that stays silent
 //!   while the link is open is left for the next one.

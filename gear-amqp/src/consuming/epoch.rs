@@ -1,4 +1,4 @@
-//! One connection's life: its two channels, and those that others took the place of.
+//! One connection's life: its channels, and those that others took the place of.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -14,7 +14,7 @@ use crate::publishing::gate::Gate;
 pub(super) struct Epoch {
     pub(super) connection: Arc<Connection>,
     /// By [`Slot`].
-    channels: [tokio::sync::Mutex<Option<Arc<Acks>>>; 2],
+    channels: [tokio::sync::Mutex<Option<Arc<Acks>>>; 3],
     /// Those that others took the place of, and that their other consumers still use.
     retired: Mutex<Vec<Weak<Acks>>>,
     added: mpsc::UnboundedSender<Arc<Subscribed>>,

@@ -12,7 +12,7 @@ use std::{
 use gear_api::{ConsumerEnd, Delivery, DeliverySink, Source};
 use tokio::sync::Notify;
 
-use crate::consuming::acks::Acks;
+use crate::consuming::{acks::Acks, subscribed::TAP_PREFETCH};
 
 /// A delivery that waits to be taken, and what is acked then: taps need no settling.
 pub(crate) struct Item {
@@ -29,8 +29,8 @@ impl Item {
         self.delivery
     }
 
-    /// Nobody will take it. What a tap would have shown is nobody else's, and stays unsettled on a
-    /// channel that others have, too, if it is not acked.
+    /// Nobody will take it. What a tap would have shown is nobody else's, and stays unsettled on the
+    /// channel of all taps if it is not acked.
     fn back(self) {
         match self.ack_when_taken {
             Some((acks, tag)) => acks.ack(tag),
@@ -129,11 +129,13 @@ impl Inbox {
 
 impl Inbox {
     /// The connection is gone, and the broker has back what nobody has taken yet: it comes again.
-    /// What a tap has seen does not.
+    /// What a tap has seen does not; as when it runs full, the newest are kept.
     pub(crate) fn lost(&self) {
         let mut state = self.state();
         self.losses.fetch_add(1, Ordering::Release);
         let gone = take_lost(&mut state.items);
+        let surplus = state.items.len().saturating_sub(TAP_PREFETCH.into());
+        state.items.drain(..surplus);
         drop(state);
         gone.into_iter().for_each(|item| item.delivery.requeue());
     }

@@ -1,4 +1,4 @@
-//! The two channels that consume: every subscription is kept up for as long as it is wanted.
+//! The channels that consume: every subscription is kept up for as long as it is wanted.
 
 pub(crate) mod acks;
 mod doubt;

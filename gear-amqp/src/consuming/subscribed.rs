@@ -16,13 +16,17 @@ use crate::{
     settings::Settings, wire::Origin,
 };
 
-/// Which of the two consuming channels.
+/// Which of the consuming channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     /// The queue that the instances of a service share.
     Shared = 0,
     /// What is this instance's own, and events.
     Own = 1,
+    /// Taps. RabbitMQ closes a channel on which something is unsettled for half an hour
+    /// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>), and nobody has to look at a
+    /// tap.
+    Watch = 2,
 }
 
 /// What is particular about a subscription.
@@ -59,7 +63,7 @@ struct State {
 }
 
 /// Unsettled deliveries of a tap.
-const TAP_PREFETCH: u16 = 1_000;
+pub(crate) const TAP_PREFETCH: u16 = 1_000;
 
 /// A part of a reply queue's name that no other start of any node has.
 fn reply_id() -> String {
@@ -106,6 +110,7 @@ impl Subscribed {
                 (Particular::Nothing, declaration, prefetch, Some(service))
             }
             Subscription::Tap { feed, pattern } => {
+                slot = Slot::Watch;
                 if feed == gear_api::Feed::Events {
                     origin = Origin::Events;
                 }

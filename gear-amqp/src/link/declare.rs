@@ -259,8 +259,14 @@ impl<'a> Declarer<'a> {
                     && self.mode != TopologyMode::Strict
                     && named =>
             {
-                tracing::warn!(queue = %queue.name, %error, "used as it is");
-                self.find(&queue.name, owner).await
+                match self.find(&queue.name, owner).await {
+                    // What it complains of is not that there is one.
+                    Err(missing) if missing.is(code::NOT_FOUND) => Err(error),
+                    found => {
+                        tracing::warn!(queue = %queue.name, %error, "used as it is");
+                        found
+                    }
+                }
             }
             declared => declared,
         }

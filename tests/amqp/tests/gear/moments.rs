@@ -191,7 +191,25 @@ async fn a_tap_that_goes_straight_to_a_sink_does_not_run_full() -> Test {
     Ok(())
 }
 
-/// It would stay with a channel that others have, too, until the broker closes that for being too slow.
+/// Waits until the broker has so many unsettled on each channel of this vhost. Nothing is known of a
+/// broker that somebody else runs.
+async fn until_unsettled(broker: &Broker, vhost: &str, expected: &[u32]) {
+    let start = Instant::now();
+    while let Ok(channels) =
+        broker.ctl(&["list_channels", "vhost", "messages_unacknowledged"]).await
+    {
+        let ours = channels.lines().filter_map(|line| line.strip_prefix(vhost));
+        let mut ours: Vec<u32> = ours.filter_map(|count| count.trim().parse().ok()).collect();
+        ours.sort_unstable();
+        if ours == expected {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{channels}");
+    }
+    tokio::time::sleep(MOMENT).await;
+}
+
+/// It would stay with the channel that all taps have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_tap_has_not_shown_is_settled_when_it_is_dropped() -> Test {
     let broker = Broker::shared().await;
@@ -206,19 +224,43 @@ async fn what_a_tap_has_not_shown_is_settled_when_it_is_dropped() -> Test {
         transport.send(Route::Address(&CTRL.into()), cast(&n.to_string())).await?;
         next(&mut queue).await.ack();
     }
-    tokio::time::sleep(MOMENT).await; // the tap has its copies
+    // None of it is with the channel of the instance, which must not be closed for being slow.
+    until_unsettled(broker, vhost.name(), &[0, 0, 0, 20]).await;
     drop(tap);
-    let start = Instant::now();
-    // Of a broker that somebody else runs nothing is known.
-    while let Ok(channels) =
-        broker.ctl(&["list_channels", "vhost", "messages_unacknowledged"]).await
-    {
-        let ours = channels.lines().filter(|line| line.starts_with(vhost.name()));
-        if ours.clone().count() == 3 && ours.clone().all(|line| line.ends_with("\t0")) {
-            break;
+    until_unsettled(broker, vhost.name(), &[0; 4]).await;
+    Ok(())
+}
+
+/// While nobody looks, a tap keeps what it has seen: the newest of it, however often its link goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_that_nobody_reads_does_not_grow_with_each_lost_link() -> Test {
+    const SENT: usize = 1_500;
+    let broker = Broker::shared().await;
+    let vhost = broker.vhost().await;
+    let proxy = broker.proxy().await;
+    let watcher = System::at(proxy.through(&vhost.url()));
+    let transport = watcher.connect().await;
+    let tap = Subscription::Tap { feed: Feed::Requests, pattern: Pattern::ALL };
+    let mut tap = transport.subscribe(tap).await?;
+    let direct = System { url: vhost.url(), name: watcher.name.clone() }.connect().await;
+    for round in 0..3 {
+        let send = |n| direct.send(Route::Address(&CTRL.into()), cast(&format!("{round}-{n}")));
+        let sent: Vec<_> = (0..SENT).map(send).collect();
+        for publish in sent {
+            tokio::time::timeout(PATIENCE, publish).await??;
         }
-        assert!(start.elapsed() < PATIENCE, "{channels}");
+        until_unsettled(broker, vhost.name(), &[0, 0, 1_000]).await;
+        proxy.drop_connections();
+        eventually("the link is gone", || !transport.status().borrow().is_ready()).await;
+        ready(&transport).await;
     }
+    let mut seen = Vec::new();
+    direct.send(Route::Address(&CTRL.into()), cast("last")).await?;
+    while seen.last().is_none_or(|last| last != "last") {
+        seen.push(text(next(&mut tap).await.message()));
+    }
+    let last_round = seen.iter().filter(|text| text.starts_with("2-")).count();
+    assert_eq!((seen.len(), last_round), (1_001, 1_000), "{:?} to {:?}", seen[0], seen[1_000]);
     Ok(())
 }
 

@@ -75,6 +75,20 @@ async fn strict_refuses_other_arguments_in_the_brokers_words() -> Test {
     Ok(())
 }
 
+/// RabbitMQ says in the same way that there may be no more queues, as that there is another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_may_not_be_is_refused_in_the_brokers_words() -> Test {
+    let broker = Broker::shared().await;
+    let vhost = broker.vhost().await;
+    let transport = System::at(vhost.url()).connect().await;
+    let limit = format!("/api/vhost-limits/{}/max-queues", vhost.name());
+    broker.api("PUT", &limit, Some(r#"{"value":0}"#)).await?;
+    let error = transport.subscribe(shared()).await.expect_err("none may be");
+    let SubscribeError::Refused(words) = &error else { panic!("{error:?}") };
+    assert!(words.contains("limit"), "{words}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passive_refuses_what_is_missing_and_declares_nothing() -> Test {
     let system = System::new().await;
