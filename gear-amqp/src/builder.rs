@@ -39,7 +39,7 @@ pub enum TopologyMode {
 /// | `topology=passive` | [`topology`](Self::topology) | `declare` | who declares: see [`TopologyMode`] |
 /// | `connections=1` | [`single_connection`](Self::single_connection) | 2 | one to publish and one to consume, or one for both |
 /// | `heartbeat=5` | [`heartbeat`](Self::heartbeat) | 10 s | a dead link is noticed within 2.5 of these |
-/// | `connect_timeout=3000` | [`connect_timeout`](Self::connect_timeout) | 10,000 ms | for one connection to one broker, all in all; at the start as long again for what is declared there |
+/// | `connect_timeout=3000` (or `connection_timeout`) | [`connect_timeout`](Self::connect_timeout) | 10,000 ms | for one connection to one broker, all in all; at the start as long again for what is declared there |
 /// | `confirm_timeout=5000` | [`confirm_timeout`](Self::confirm_timeout) | 10,000 ms | after that an unconfirmed message makes the connection suspect; as often a consumer looks whether its broker still has the cluster, if there are several |
 /// | `instance_expires=60000` | [`instance_expires`](Self::instance_expires) | 24 h (in ms) | a queue of an instance that nobody uses is deleted after that |
 /// | `recreate_instance_queue=true` | [`recreate_instance_queue`](Self::recreate_instance_queue) | `false` | an instance queue on a broken node of the cluster is deleted and declared again, losing what is in it |
@@ -247,10 +247,15 @@ impl AmqpBuilder {
         self
     }
 
-    /// So many messages are on their way at a time; more wait their turn. 1 or more. What expired
-    /// unconfirmed is in nobody's way; when ten times as many have, their channel is replaced at the
-    /// next moment when nothing else is on its way, or at twice that at once: what is on its way then
-    /// is sent again.
+    /// So many messages are on their way at a time, and 32 MiB of their bodies; more wait their turn.
+    /// 1 or more.
+    ///
+    /// What a broker does not confirm keeps its place until it expires, and what has no deadline keeps
+    /// it for ever: as many casts to one queue that confirms nothing, e.g. a quorum queue without
+    /// majority, and everybody waits. With a deadline ([`Cast::expires`](gear_api::Cast::expires)) they
+    /// are in nobody's way after that. When ten times as many have expired unconfirmed, their channel
+    /// is replaced as soon as nothing else is on its way; at twice that at once, and what is on its way
+    /// then is sent again.
     pub fn max_unconfirmed(mut self, messages: usize) -> Self {
         self.max_unconfirmed = messages.max(1);
         self
@@ -308,7 +313,8 @@ impl AmqpBuilder {
     ///
     /// # Errors
     ///
-    /// [`AmqpError`]; of several brokers that of the one that came furthest.
+    /// [`AmqpError`]; of several brokers that of the one that came furthest: who refuses came further than
+    /// who is silent, and who is silent than who is not there.
     ///
     /// # Cancel safety
     ///
@@ -426,7 +432,7 @@ mod tests {
              &connect_timeout=3000&confirm_timeout=4000&instance_expires=60000\
              &recreate_instance_queue=true&prefetch=20&max_message_bytes=1000&unconfirmed=7\
              &auth_mechanism=external&server_name_indication=rabbit&user_id=true&foreign_replies=false\
-             &name=my%20service",
+             &&name=my%20c%2b+service",
         )
         .unwrap();
         assert_eq!(builder.system, "acme");
@@ -441,7 +447,7 @@ mod tests {
         assert_eq!((builder.max_prefetch, builder.max_message_bytes), (20, 1000));
         assert_eq!(builder.max_unconfirmed, 7);
         assert_eq!(builder.server_name.as_deref(), Some("rabbit"));
-        assert_eq!(builder.name, "my service");
+        assert_eq!(builder.name, "my c++service", "a + is a +");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What an operator declares: the topology, policies and permissions, as a file that RabbitMQ
 //! imports.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use gear_api::{
     EventGroup, Pattern, Service, Text,
@@ -39,6 +39,7 @@ pub struct Definitions {
     max_dead: u32,
     services: Vec<(Service, Text)>,
     groups: Vec<(EventGroup, Vec<Pattern>)>,
+    delays: Vec<Duration>,
 }
 
 impl Definitions {
@@ -56,6 +57,7 @@ impl Definitions {
             max_dead: 100_000,
             services: Vec::new(),
             groups: Vec::new(),
+            delays: Vec::new(),
         })
     }
 
@@ -85,15 +87,29 @@ impl Definitions {
         self
     }
 
+    /// For how long services may hold messages back ([`Route::Delayed`](gear_api::Route::Delayed)),
+    /// between 1 ms and 49 days: each is an exchange and a queue, which their users may not declare.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delays.push(delay);
+        self
+    }
+
     fn queue(&self, declaration: &Declaration, queues: &mut Vec<Value>, bindings: &mut Vec<Value>) {
         let name = self.names.on_broker(&declaration.queue.name);
         let queue_type = match self.queue_type {
             QueueType::Classic => "classic",
             QueueType::Quorum => "quorum",
         };
+        let mut arguments = json!({ "x-queue-type": queue_type });
+        if let Some(ttl) = declaration.queue.message_ttl {
+            arguments["x-message-ttl"] = json!(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        }
+        if let Some(exchange) = &declaration.queue.dead_letter_exchange {
+            arguments["x-dead-letter-exchange"] = json!(&**exchange);
+        }
         queues.push(json!({
             "vhost": &*self.vhost, "name": name, "durable": true, "auto_delete": false,
-            "arguments": { "x-queue-type": queue_type },
+            "arguments": arguments,
         }));
         for binding in &declaration.bindings {
             bindings.push(json!({
@@ -119,8 +135,10 @@ impl Definitions {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let vhost = &*self.vhost;
+        let delays: Vec<_> = self.delays.iter().map(|delay| topology::delay(*delay)).collect();
         let exchanges: Vec<Value> = topology::exchanges()
             .iter()
+            .chain(delays.iter().map(|(exchange, _)| exchange))
             .map(|exchange| {
                 let kind = match exchange.kind {
                     ExchangeKind::Topic => "topic",
@@ -153,6 +171,9 @@ impl Definitions {
         }
         for (group, patterns) in &self.groups {
             self.queue(&topology::events(group, patterns), &mut queues, &mut bindings);
+        }
+        for (_, declaration) in &delays {
+            self.queue(declaration, &mut queues, &mut bindings);
         }
         let gear = escape(&self.names.on_broker("gear"));
         let permissions: Vec<Value> = permissions

@@ -70,8 +70,14 @@ pub(crate) fn parse(url: &str, builder: &mut AmqpBuilder) -> Result<Vec<Endpoint
         let url = Url::parse(&format!("{scheme}://{credentials}{host}{tail}"))
             .map_err(|_| invalid("a host, a port or the part before @ is malformed"))?;
         if endpoints.is_empty() {
-            for (name, value) in url.query_pairs() {
-                builder.set(&name, &value)?;
+            // Not as a form, where a + is a space.
+            for option in url.query().into_iter().flat_map(|query| query.split('&')) {
+                if option.is_empty() {
+                    continue;
+                }
+                let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                let decode = |text| percent_decode(text).ok_or(invalid(MALFORMED));
+                builder.set(&decode(name)?, &decode(value)?)?;
             }
         }
         endpoints.push(endpoint(&url)?);
@@ -79,14 +85,14 @@ pub(crate) fn parse(url: &str, builder: &mut AmqpBuilder) -> Result<Vec<Endpoint
     Ok(endpoints)
 }
 
+const MALFORMED: &str = "a %-escape is malformed, or what it says is no UTF-8";
+
 /// AMQP's limit for names. A password may be longer: OAuth 2.0 tokens are.
 const MAX_NAME_BYTES: usize = 255;
 
 fn endpoint(url: &Url) -> Result<Endpoint, AmqpError> {
     let invalid = AmqpError::InvalidUrl;
-    let decode = |text: &str| {
-        percent_decode(text).ok_or(invalid("a %-escape is malformed, or what it says is no UTF-8"))
-    };
+    let decode = |text: &str| percent_decode(text).ok_or(invalid(MALFORMED));
     let tls = url.scheme() == "amqps";
     let host = url.host_str().unwrap_or_default();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

@@ -2,7 +2,8 @@
 //! one message again and again. Classic queues do not count, so this does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,8 +29,29 @@ pub(crate) type Held = (u64, u64);
 struct State {
     /// Redelivered messages that somebody holds now. Others can not have been dropped before.
     out: HashMap<Held, Message>,
-    /// By message id: how often it was dropped.
-    times: HashMap<Id, u32>,
+    /// How often it was dropped.
+    times: HashMap<Known, u32>,
+}
+
+/// How a message is known when it comes again.
+#[derive(PartialEq, Eq, Hash)]
+enum Known {
+    Id(Id),
+    /// Those of foreign programs may have none: two that are alike count as one.
+    Content(u64),
+}
+
+impl From<&Message> for Known {
+    fn from(message: &Message) -> Self {
+        match message.id() {
+            Some(id) => Self::Id(id.clone()),
+            None => {
+                let mut hasher = DefaultHasher::new();
+                (message.operation(), message.correlation(), message.body()).hash(&mut hasher);
+                Self::Content(hasher.finish())
+            }
+        }
+    }
 }
 
 impl Drops {
@@ -50,9 +72,9 @@ impl Drops {
     pub(crate) fn settled(&self, held: Held) {
         let mut state = self.state();
         if let Some(message) = state.out.remove(&held)
-            && let Some(id) = message.id()
+            && !state.times.is_empty()
         {
-            state.times.remove(id);
+            state.times.remove(&Known::from(&message));
         }
     }
 
@@ -74,20 +96,17 @@ impl Drops {
             drop(state);
             return acks.give_back(tag, true);
         };
-        let Some(id) = message.id().cloned() else {
-            drop(state);
-            return acks.give_back(tag, true);
-        };
+        let known = Known::from(&message);
         if state.times.len() >= MAX_REMEMBERED {
             state.times.clear();
         }
-        let times = state.times.entry(id.clone()).or_insert(1);
-        *times += 1;
-        if *times < Verdict::MAX_RETURNS {
+        let times = state.times.get(&known).map_or(2, |times| times + 1);
+        if times < Verdict::MAX_RETURNS {
+            state.times.insert(known, times);
             drop(state);
             return acks.give_back(tag, true);
         }
-        state.times.remove(&id);
+        state.times.remove(&known);
         drop(state);
         self.set_aside(tag, &message, acks);
     }

@@ -75,10 +75,7 @@ impl Inbox {
             drop(state);
             return sink.deliver(item.taken());
         }
-        if state.end.is_some() {
-            drop(state);
-            return item.back();
-        }
+        // Also when it has ended: what is given back later goes in the order in which it came.
         state.items.push_back(item);
         let waker = state.waker.take();
         drop(state);

@@ -69,7 +69,11 @@ impl Consumers {
                         return self.fail(&subscribed, error);
                     }
                 }
-                Err(Failure::InUse) => {}
+                // Or a connection of our own that the broker takes for alive yet.
+                Err(Failure::InUse) => {
+                    let queue = &subscribed.declaration().queue.name;
+                    tracing::warn!(%queue, "not consumed: its name is in use by another node");
+                }
                 Err(Failure::Refused(error)) if subscribed.is_new() => {
                     return self.fail(&subscribed, error);
                 }

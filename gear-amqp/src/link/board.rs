@@ -49,10 +49,7 @@ impl Board {
     }
 
     pub(crate) fn publishing(&self, works: bool) {
-        self.change(|parts| {
-            parts.publishing = works;
-            parts.blocked = None; // a new connection says so anew
-        });
+        self.change(|parts| parts.publishing = works);
     }
 
     pub(crate) fn consuming(&self, works: bool) {

@@ -242,7 +242,9 @@ impl<'a> Declarer<'a> {
         owner: Owner,
     ) -> Result<Found, RpcError> {
         let named = !queue.name.is_empty();
-        if named && self.mode != TopologyMode::Strict && owner != Owner::Start {
+        // What this start made is there, unless it was here already.
+        let may_be_there = owner != Owner::Start || self.again;
+        if named && self.mode != TopologyMode::Strict && may_be_there {
             match self.find(&queue.name, owner).await {
                 Err(error) if error.is(code::NOT_FOUND) && !passive => {
                     // The node that has a classic queue may be down: declaring would not help.

@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use gear_api::Text;
 use lapin::{Connection, Event};
 use tokio::{
+    runtime::Handle,
     sync::watch,
     time::{Instant, sleep},
 };
@@ -50,27 +51,23 @@ pub(crate) async fn start(supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpE
     Err(worst.into())
 }
 
-async fn start_at(at: usize, supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
-    let mut links = Vec::new();
-    match open_all(at, supervisors, &mut links).await {
-        Ok(()) => Ok(links),
-        Err(error) => {
-            links.iter().for_each(|link| drop(tokio::spawn(link.goodbye().say())));
-            Err(error)
+/// Ends its connections on dropping.
+struct Links(Vec<Open>);
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        if let Ok(runtime) = Handle::try_current() {
+            self.0.iter().for_each(|link| drop(runtime.spawn(link.goodbye().say())));
         }
     }
 }
 
-async fn open_all(
-    at: usize,
-    supervisors: &[Supervisor],
-    links: &mut Vec<Open>,
-) -> Result<(), AmqpError> {
+async fn start_at(at: usize, supervisors: &[Supervisor]) -> Result<Vec<Open>, AmqpError> {
+    let mut links = Links(Vec::new());
     for supervisor in supervisors {
-        links.push(supervisor.open_at(at).await?);
+        links.0.push(supervisor.open_at(at).await?);
     }
-    let first =
-        links.first().map(|link: &Open| (Arc::clone(&link.connection), link.broker.clone()));
+    let first = links.0.first().map(|link| (Arc::clone(&link.connection), link.broker.clone()));
     if let (Some(supervisor), Some((connection, broker))) = (supervisors.first(), first) {
         // A node that is cut off from its cluster accepts connections, and answers no more.
         let limit = supervisor.settings.options.connect_timeout;
@@ -79,7 +76,7 @@ async fn open_all(
             declare.await.unwrap_or(Err(RpcError::Silent { what: "the exchanges", limit }));
         declared.map_err(|error| AmqpError::of_start(error, &broker))?;
     }
-    Ok(())
+    Ok(std::mem::take(&mut links.0))
 }
 
 /// Of several errors that which tells most.
@@ -88,8 +85,14 @@ struct Worst(Option<AmqpError>);
 
 impl Worst {
     fn add(&mut self, error: AmqpError) {
-        // A broker that refuses tells more than one that is not there.
-        if self.0.as_ref().is_none_or(AmqpError::is_transient) {
+        // A broker that refuses tells more than one that is silent, and that than one that is not
+        // there.
+        let tells = |error: &AmqpError| match error {
+            AmqpError::Unreachable { .. } => 0,
+            AmqpError::Silent { .. } => 1,
+            _ => 2,
+        };
+        if self.0.as_ref().is_none_or(|worst| tells(worst) < tells(&error)) {
             self.0 = Some(error);
         }
     }
@@ -194,6 +197,7 @@ impl Supervisor {
     fn lost(&self) {
         if let Some(publisher) = &self.publisher {
             publisher.lost();
+            self.board.blocked(None); // the next connection says so anew
         }
         if let Some(consumers) = &self.consumers {
             consumers.lost();

@@ -9,6 +9,7 @@
 mod flight;
 pub(crate) mod gate;
 pub(crate) mod outgoing;
+mod sent;
 mod serve;
 mod time;
 mod window;
@@ -30,8 +31,8 @@ use self::{
     flight::{Flight, Publishing, Signal},
     gate::Gate,
     outgoing::{Asker, Outgoing, Target},
+    sent::Sent,
     time::Oldest,
-    window::{Outcome, Window},
 };
 use crate::{
     link::{board::Board, declare::short, rpc::is_reproach},
@@ -62,11 +63,7 @@ struct State {
     link: Link,
     /// What has not left yet, in order.
     queue: VecDeque<Outgoing>,
-    window: Window<Outgoing>,
-    /// Of bodies in the window.
-    bytes: usize,
-    /// Messages in the window that are only kept to tell their confirms from others.
-    abandoned: usize,
+    sent: Sent,
     oldest: Oldest,
     /// How often the oldest was overdue, since something was confirmed.
     suspicions: u32,
@@ -106,9 +103,7 @@ impl Publisher {
             state: Mutex::new(State {
                 link: Link::Down,
                 queue: VecDeque::new(),
-                window: Window::new(),
-                bytes: 0,
-                abandoned: 0,
+                sent: Sent::new(),
                 oldest: Oldest::default(),
                 suspicions: 0,
                 careful: false,
@@ -157,8 +152,8 @@ impl Publisher {
             message,
             deadline,
             asker: Asker::Nobody,
+            size: 0,
             handed_over: false,
-            again: false,
             lost: false,
             abandoned: false,
             suspect: false,
@@ -205,9 +200,9 @@ impl Publisher {
         if !outgoing.hand_over() {
             return; // withdrawn
         }
-        outgoing.again = std::mem::replace(&mut outgoing.handed_over, true);
-        state.bytes += publishing.body.len();
-        let number = state.window.push(outgoing);
+        outgoing.handed_over = true;
+        outgoing.size = publishing.body.len();
+        let number = state.sent.push(outgoing);
         up.flight.publish(number, publishing);
     }
 
@@ -233,38 +228,17 @@ impl Publisher {
 
     /// Takes every confirm that is ready, and tells what is certain of them.
     fn drain(&self, state: &mut State) {
-        let State { link, window, bytes, abandoned, suspicions, .. } = state;
+        let State { link, sent, suspicions, .. } = state;
         let Link::Up(up) = link else { return };
-        let before = window.len();
         let failed = &mut up.failed;
         let drained = up.flight.drain(|number, confirmation| match confirmation {
-            Ok(confirmation) => {
-                let acked = confirmation.is_ack();
-                let returned = confirmation.take_message();
-                if let Some(returned) = &returned {
-                    window.returned(|outgoing| outgoing.is(returned, &self.settings.names));
-                }
-                window.confirm(number, acked, returned.is_none());
-            }
+            Ok(confirmation) => sent.confirm(number, confirmation, &self.settings.names),
             Err(error) => blame(failed, error),
         });
         if let Err(error) = drained {
             blame(failed, error);
         }
-        window.settle(|mut outgoing, outcome| {
-            *bytes -= outgoing.message.body().len();
-            *abandoned -= usize::from(outgoing.abandoned);
-            let answer = match outcome {
-                Outcome::Confirmed => Ok(()),
-                Outcome::Returned => Err(PublishError::NotRouted),
-                Outcome::Refused => {
-                    Err(PublishError::Refused(Text::from_static("the broker nacked it")))
-                }
-            };
-            let again = outgoing.again;
-            outgoing.answer(answer.map_err(|e| if again { e.of_another_try() } else { e }));
-        });
-        if window.len() < before {
+        if sent.settle() {
             *suspicions = 0;
         }
     }
@@ -278,9 +252,9 @@ fn blame(failed: &mut Option<lapin::Error>, error: lapin::Error) {
 }
 
 impl State {
-    /// Messages on their way that somebody waits for.
-    fn awaited(&self) -> usize {
-        self.window.len() - self.abandoned
+    /// Whether nothing is left to do.
+    fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.sent.awaited().messages == 0
     }
 
     /// Whether a message may leave now.
@@ -293,12 +267,13 @@ impl State {
             return false;
         }
         // While somebody is suspected of having closed the last channel, each goes alone.
-        let awaited = self.awaited();
-        if self.careful && awaited > 0 {
+        let awaited = self.sent.awaited();
+        if self.careful && awaited.messages > 0 {
             return false;
         }
-        let bytes = self.bytes + next.message.body().len();
-        awaited == 0
-            || (awaited < settings.options.max_unconfirmed && bytes <= MAX_UNCONFIRMED_BYTES)
+        let bytes = awaited.bytes + next.message.body().len();
+        awaited.messages == 0
+            || (awaited.messages < settings.options.max_unconfirmed
+                && bytes <= MAX_UNCONFIRMED_BYTES)
     }
 }

@@ -115,10 +115,10 @@ pub(crate) struct Outgoing {
     pub(crate) message: Message,
     pub(crate) deadline: Option<Instant>,
     pub(crate) asker: Asker,
+    /// Bytes of its body.
+    pub(crate) size: usize,
     /// It was given to a connection.
     pub(crate) handed_over: bool,
-    /// And, without an answer, to another before.
-    pub(crate) again: bool,
     /// A channel that it was on is gone, and not because of it: it may have arrived then.
     pub(crate) lost: bool,
     /// It was written, it expired, and only its confirm is still to come.
@@ -182,13 +182,19 @@ impl Outgoing {
         self.answer(Err(if self.lost { error.of_another_try() } else { error }));
     }
 
-    /// Nobody waits for it any more. Returns the bytes that are freed: what remains is what tells
-    /// its return from others.
-    pub(crate) fn abandon(&mut self) -> usize {
+    /// What the broker says when it is not the first that has it.
+    pub(crate) fn again(&self, error: PublishError) -> PublishError {
+        if self.lost || self.suspect { error.of_another_try() } else { error }
+    }
+
+    /// Nobody waits for it any more: what tells its return from others is all that is kept of it.
+    pub(crate) fn abandon(&mut self) {
         self.abandoned = true;
-        let bytes = self.message.body().len();
         self.message = self.message.to_builder().body(Bytes::new()).build();
-        bytes
+    }
+
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|at| at <= now)
     }
 
     /// Whether whoever sent it has been answered.
@@ -204,5 +210,28 @@ impl Outgoing {
         } else {
             PublishError::NotSent(why)
         }));
+    }
+}
+
+#[cfg(test)]
+impl Outgoing {
+    /// One that has left.
+    pub(crate) fn of_test(size: usize, deadline: Option<Instant>) -> Self {
+        let builder = crate::AmqpBuilder::new("amqp://localhost").expect("a good URL");
+        let to: gear_api::Address = "CTRL".parse().expect("a good address");
+        let target = Target::new(Route::Address(&to), &Settings::new(builder));
+        let message = Message::builder(gear_api::Kind::Cast, "note").body(vec![0; size]);
+        Self {
+            target: target.expect("a good route"),
+            message: message.build(),
+            deadline,
+            asker: Asker::HandedOver(oneshot::channel().0),
+            size,
+            handed_over: true,
+            lost: false,
+            abandoned: false,
+            suspect: false,
+            alone_when_closed: 0,
+        }
     }
 }

@@ -53,7 +53,7 @@ impl Publisher {
                 state.queue.pop_front();
                 continue;
             }
-            if !front.suspect && state.awaited() == 0 {
+            if !front.suspect && state.sent.awaited().messages == 0 {
                 state.careful = false; // all suspects are through
             }
             if !state.may_hand_over(&self.settings, front) {
@@ -66,7 +66,7 @@ impl Publisher {
                 self.hand_over(state, outgoing);
             }
         }
-        if state.queue.is_empty() && state.awaited() == 0 {
+        if state.is_done() {
             state.careful = false;
         }
         None
@@ -79,23 +79,28 @@ impl Publisher {
         if let Some(turn) = self.fill(&mut state) {
             return Poll::Ready(turn);
         }
-        let awaited = state.awaited();
-        let is_answered = state.queue.is_empty() && awaited == 0;
-        let State { link, window, abandoned, closing, oldest, .. } = &mut *state;
+        let is_done = state.is_done();
+        let State { link, sent, closing, oldest, .. } = &mut *state;
         let Link::Up(up) = link else { return Poll::Ready(Turn::Closed) };
         if let Some(error) = up.failed.take() {
             return Poll::Ready(Turn::Failed(error));
         }
-        if *closing && is_answered {
+        if *closing && is_done {
             return Poll::Ready(Turn::Closed);
+        }
+        if up.blocked {
+            return Poll::Pending;
         }
         // What is on its way then is sent again, so a moment when nothing is will do better.
         let many = self.settings.options.max_unconfirmed.saturating_mul(ABANDONED);
-        let too_many = *abandoned >= many && (awaited == 0 || *abandoned / 2 >= many);
+        let (awaited, abandoned) = (sent.awaited().messages, sent.abandoned().messages);
+        let too_many = abandoned >= many && (awaited == 0 || abandoned / 2 >= many);
         if too_many && up.flight.unwritten().is_none() {
+            // Before anybody publishes on a channel that is about to be closed.
+            state.detach(None);
             return Poll::Ready(Turn::Abandoned);
         }
-        if !up.blocked && oldest.take_overdue(window.oldest().map(|(number, _)| number)) {
+        if oldest.take_overdue(sent.oldest().map(|(number, _)| number)) {
             return Poll::Ready(Turn::Overdue);
         }
         Poll::Pending
@@ -141,15 +146,15 @@ impl Publisher {
                         self.state().suspicions += 1;
                         let elsewhere = self.settings.options.endpoints.len() > 1;
                         let answers = self.draining(self.probe(connection)).await;
-                        // None, if anything was confirmed meanwhile.
+                        // None, if anything was confirmed meanwhile: that is an answer, too.
                         let suspicions = self.state().suspicions;
-                        if !answers || (elsewhere && suspicions > 1) {
+                        if suspicions > 0 && (!answers || (elsewhere && suspicions > 1)) {
                             break Some(Ended::Stuck);
                         }
                     }
                     Turn::Abandoned => {
                         tracing::warn!("too many messages expired unconfirmed: another channel");
-                        self.detach(None);
+                        self.detached();
                         break None;
                     }
                 }
@@ -161,12 +166,16 @@ impl Publisher {
         }
     }
 
-    /// Hands out confirms while something else is awaited.
+    /// Publishes while something else is awaited.
     async fn draining<T>(&self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(other);
         poll_fn(|cx| {
             self.signal.task.register(cx.waker());
-            self.drain(&mut self.state());
+            let mut state = self.state();
+            self.drain(&mut state);
+            // What is to be done first is found again in the next turn.
+            let _ = self.fill(&mut state);
+            drop(state);
             other.as_mut().poll(cx)
         })
         .await
@@ -185,7 +194,10 @@ impl Publisher {
             }
         };
         // The question waits until what was sent before it is through.
-        let limit = patience(ANSWER, self.state().bytes);
+        let limit = {
+            let sent = &self.state().sent;
+            patience(ANSWER, sent.awaited().bytes + sent.abandoned().bytes)
+        };
         tokio::time::timeout(limit, asking).await.unwrap_or(false)
     }
 
@@ -196,7 +208,7 @@ impl Publisher {
         }
         state.link = Link::Up(Box::new(Up {
             flight: Flight::new(channel, &self.signal, Arc::clone(&self.gate)),
-            blocked: false,
+            blocked: connection.status().blocked(),
             failed: None,
             frame_max: connection.configuration().frame_max() as usize,
             delays: HashSet::new(),
@@ -207,34 +219,18 @@ impl Publisher {
         self.board.publishing(true);
     }
 
-    /// The channel is gone: what is not confirmed goes back to the front of the queue, to be sent
-    /// again. `reproach` is why the broker closed it, if one of the messages may be the reason.
+    /// The channel is gone.
     fn detach(&self, reproach: Option<&Text>) {
         let mut state = self.state();
         let Link::Up(_) = &state.link else { return };
         self.drain(&mut state); // the last confirms
-        state.link = Link::Down;
-        state.bytes = 0;
-        state.abandoned = 0;
-        self.gate.open();
-        let mut unconfirmed = state.window.take();
-        unconfirmed.retain(|outgoing| !outgoing.is_answered());
-        if let (Some(why), [alone]) = (reproach, unconfirmed.as_mut_slice()) {
-            // The second time nobody else can be the reason.
-            alone.alone_when_closed += 1;
-            if alone.alone_when_closed == 2 {
-                alone.refuse(PublishError::Refused(why.clone()));
-            }
-        }
-        for mut outgoing in unconfirmed.into_iter().rev() {
-            if !outgoing.is_answered() {
-                outgoing.lost |= reproach.is_none();
-                outgoing.suspect |= reproach.is_some();
-                state.careful |= reproach.is_some();
-                state.queue.push_front(outgoing);
-            }
-        }
+        state.detach(reproach);
         drop(state);
+        self.detached();
+    }
+
+    fn detached(&self) {
+        self.gate.open();
         self.board.publishing(false);
     }
 
@@ -296,5 +292,70 @@ impl Publisher {
             }
             !is_for_it
         });
+    }
+}
+
+impl State {
+    /// What is not confirmed goes back to the front of the queue, to be sent again. `reproach` is
+    /// why the broker closed the channel, if one of the messages may be the reason.
+    fn detach(&mut self, reproach: Option<&Text>) {
+        self.link = Link::Down;
+        let mut unconfirmed = self.sent.take();
+        if let (Some(why), [alone]) = (reproach, unconfirmed.as_mut_slice()) {
+            // The second time nobody else can be the reason.
+            alone.alone_when_closed += 1;
+            if alone.alone_when_closed == 2 {
+                alone.refuse(PublishError::Refused(why.clone()));
+            }
+        }
+        for mut outgoing in unconfirmed.into_iter().rev() {
+            if !outgoing.is_answered() {
+                outgoing.lost |= reproach.is_none();
+                outgoing.suspect |= reproach.is_some();
+                self.careful |= reproach.is_some();
+                self.queue.push_front(outgoing);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::publishing::{outgoing::Outgoing, sent::Sent, time::Oldest};
+
+    fn state() -> State {
+        State {
+            link: Link::Down,
+            queue: VecDeque::new(),
+            sent: Sent::new(),
+            oldest: Oldest::default(),
+            suspicions: 0,
+            careful: false,
+            declared: HashSet::new(),
+            closing: false,
+        }
+    }
+
+    /// An expired one is not sent again, so that the next time nobody else can be the reason.
+    #[test]
+    fn who_was_beside_an_expired_one_is_not_to_blame() {
+        let mut state = state();
+        let now = Instant::now();
+        let why = Text::from_static("too large");
+        for _ in 0..2 {
+            state.sent.push(Outgoing::of_test(10, Some(now)));
+            state.sent.push(Outgoing::of_test(10, None));
+            assert!(state.sent.expire(now, u64::MAX));
+            state.detach(Some(&why));
+            assert_eq!(state.queue.len(), 1, "the one that somebody waits for");
+            let innocent = state.queue.pop_front().expect("it is there");
+            assert_eq!(innocent.alone_when_closed, 0);
+            assert!(innocent.suspect && !innocent.lost);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gear_api::{PublishError, Text};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Link, Publisher, State, outgoing::Outgoing};
+use super::{Link, Publisher, State};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -72,10 +72,10 @@ impl Publisher {
             let now = Instant::now();
             let is_room = state.expire(now);
             let limit = self.settings.options.confirm_timeout;
-            let State { link, window, oldest, .. } = &mut *state;
+            let State { link, sent, oldest, .. } = &mut *state;
             let is_blocked = matches!(link, Link::Up(up) if up.blocked);
-            let first = window.oldest().filter(|_| !is_blocked);
-            let first = first.map(|(n, first)| (n, patience(limit, first.message.body().len())));
+            let first = sent.oldest().filter(|_| !is_blocked);
+            let first = first.map(|(number, size)| (number, patience(limit, size)));
             let overdue = oldest.look(first, now);
             drop(state);
             if overdue || is_room {
@@ -99,13 +99,13 @@ impl Publisher {
         let mut state = self.state();
         state.closing = true;
         let is_up = matches!(&state.link, Link::Up(up) if !up.blocked);
-        let is_done = state.queue.is_empty() && state.awaited() == 0;
+        let is_done = state.is_done();
         if is_up && !is_done && !now {
             return false;
         }
         state.link = Link::Closed;
         self.gate.open();
-        for mut outgoing in state.window.take() {
+        for mut outgoing in state.sent.take() {
             outgoing.give_up("the connection was closed before the broker's answer");
         }
         for mut outgoing in std::mem::take(&mut state.queue) {
@@ -122,26 +122,13 @@ impl Publisher {
 impl State {
     /// Tells those whose deadline has passed. Returns whether that makes room for others.
     fn expire(&mut self, now: Instant) -> bool {
-        let late = |outgoing: &Outgoing| outgoing.deadline.is_some_and(|at| at <= now);
         self.queue.retain_mut(|outgoing| {
-            if late(outgoing) {
+            if outgoing.is_late(now) {
                 outgoing.give_up("its deadline passed");
             }
             !outgoing.is_answered() && !outgoing.is_withdrawn()
         });
-        // What has left stays in the window until the broker answers, and counts until it is written.
         let Link::Up(up) = &self.link else { return false };
-        let before = self.abandoned;
-        let unwritten = up.flight.unwritten().unwrap_or(u64::MAX);
-        for (number, outgoing) in self.window.iter_mut() {
-            if late(outgoing) {
-                outgoing.give_up("it was not confirmed before its deadline");
-            }
-            if outgoing.is_answered() && !outgoing.abandoned && number < unwritten {
-                self.bytes -= outgoing.abandon();
-                self.abandoned += 1;
-            }
-        }
-        self.abandoned > before
+        self.sent.expire(now, up.flight.unwritten().unwrap_or(u64::MAX))
     }
 }

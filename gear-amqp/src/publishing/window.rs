@@ -69,8 +69,8 @@ impl<M> Window<M> {
         Self { next: 0, slots: VecDeque::new(), len: 0, uncertain: Vec::new(), fresh: Vec::new() }
     }
 
-    /// Messages that nothing is certain of yet.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 

@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use gear_api::{Client, Context, Fault, Kind, Node, Operation, Raw, Subscription, Transport};
+use gear_api::{
+    Client, Context, Fault, Kind, Node, Operation, Raw, Subscription, Transport, Verdict,
+};
 use lapin::{
     BasicProperties,
     options::*,
     types::{FieldTable, ShortString},
 };
 
-use crate::{CTRL, PATIENCE, REPO, System, Test, next, serve, text};
+use crate::{CTRL, PATIENCE, REPO, System, Test, next, nothing, serve, text};
 
 const SHOUT: Operation<String, String> = Operation::new("shout");
 
@@ -36,6 +38,41 @@ async fn a_bare_message_is_a_cast() -> Test {
     assert!(message.operation().is_empty() && message.id().is_none());
     assert_eq!(delivery.key().as_str(), "CTRL");
     delivery.ack();
+    Ok(())
+}
+
+/// It has no id to be known by when it comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bare_message_that_is_always_dropped_is_set_aside() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    let (_connection, channel) = system.foreign().await?;
+    let options = BasicPublishOptions::default();
+    for body in ["poison", "wine"] {
+        let exchange = system.on_broker("gear").into();
+        let properties = BasicProperties::default();
+        channel
+            .basic_publish(exchange, "CTRL".into(), options, body.as_bytes(), properties)
+            .await?
+            .await?;
+    }
+    let (mut drops, mut wine) = (0, 0);
+    while drops < Verdict::MAX_RETURNS {
+        let delivery = next(&mut queue).await;
+        if text(delivery.message()) == "poison" {
+            drops += 1;
+            drop(delivery);
+        } else {
+            wine += 1;
+            delivery.ack();
+        }
+    }
+    nothing(&mut queue).await;
+    assert_eq!(wine, 1, "another without an id is another");
+    let dead = system.on_broker("CTRL:dead").into();
+    let dead = channel.basic_get(dead, BasicGetOptions { no_ack: true }).await?;
+    assert_eq!(dead.ok_or("it was set aside")?.data, b"poison");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -40,6 +40,10 @@ struct Seen {
     channels: AtomicUsize,
     /// Confirms that are still to be lost.
     to_lose: AtomicUsize,
+    /// Whether the answers to exchange.bind and queue.bind are.
+    loses_binds: AtomicBool,
+    /// Clients that are connected.
+    open: AtomicUsize,
 }
 
 impl Handshake {
@@ -54,7 +58,12 @@ impl Handshake {
             while let Ok((client, _)) = listener.accept().await {
                 see.accepted.fetch_add(1, Ordering::Relaxed);
                 let see = Arc::clone(&see);
-                tokio::spawn(relay(client, target, told.clone(), close.clone(), see));
+                let relay = relay(client, target, told.clone(), close.clone(), Arc::clone(&see));
+                tokio::spawn(async move {
+                    see.open.fetch_add(1, Ordering::Relaxed);
+                    let _ = relay.await;
+                    see.open.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
         Ok(Self { port, then, close_channels, seen })
@@ -85,6 +94,16 @@ impl Handshake {
         self.seen.channels.load(Ordering::Relaxed)
     }
 
+    /// Clients that are connected now.
+    pub(crate) fn open(&self) -> usize {
+        self.seen.open.load(Ordering::Relaxed)
+    }
+
+    /// From now on no binding is answered: a cluster that has just lost a node writes none.
+    pub(crate) fn lose_binds(&self) {
+        self.seen.loses_binds.store(true, Ordering::Relaxed);
+    }
+
     /// The next confirm never comes.
     pub(crate) fn lose_a_confirm(&self) {
         self.seen.to_lose.fetch_add(1, Ordering::Relaxed);
@@ -94,6 +113,9 @@ impl Handshake {
 impl Seen {
     fn loses(&self, answer: &[u8]) -> bool {
         let take = |left: usize| left.checked_sub(1);
+        if is_method(answer, EXCHANGE_BIND_OK) || is_method(answer, QUEUE_BIND_OK) {
+            return self.loses_binds.load(Ordering::Relaxed);
+        }
         is_method(answer, ACK)
             && self.to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
@@ -162,6 +184,8 @@ async fn relay(
 type Method = [u8; 4];
 const OPEN_OK: Method = [0, 10, 0, 41];
 const CHANNEL_OPEN: Method = [0, 20, 0, 10];
+const EXCHANGE_BIND_OK: Method = [0, 40, 0, 31];
+const QUEUE_BIND_OK: Method = [0, 50, 0, 21];
 const CONSUME: Method = [0, 60, 0, 20];
 const ACK: Method = [0, 60, 0, 80];
 

@@ -11,7 +11,7 @@ use std::{
 
 use gear_api::{
     Address, Consumer, Delivery, DeliverySink, EventGroup, Feed, Kind, Message, Pattern, ReplySink,
-    ReplyTo, Route, Subscription, Transport,
+    ReplyTo, Route, Subscription, Transport, topology::QueueType,
 };
 use gear_test_amqp::Broker;
 use lapin::{
@@ -261,6 +261,35 @@ async fn a_tap_that_nobody_reads_does_not_grow_with_each_lost_link() -> Test {
     }
     let last_round = seen.iter().filter(|text| text.starts_with("2-")).count();
     assert_eq!((seen.len(), last_round), (1_001, 1_000), "{:?} to {:?}", seen[0], seen[1_000]);
+    Ok(())
+}
+
+/// A quorum queue keeps what comes back in the order in which it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_closing_gives_back_goes_back_in_order() -> Test {
+    const SENT: usize = 1_000;
+    let system = System::new().await;
+    let connect = || system.builder().queue_type(QueueType::Quorum).connect();
+    let (sender, mut transport) = (connect().await?, connect().await?);
+    drop(serve(&transport, &CTRL, 1).await);
+    let to = Address::from(&CTRL);
+    let send = |n: usize| sender.send(Route::Address(&to), cast(&n.to_string()));
+    for publish in (0..SENT).map(send).collect::<Vec<_>>() {
+        publish.await?;
+    }
+    for wait in 0..20 {
+        let queue = serve(&transport, &CTRL, 1_000).await;
+        tokio::time::sleep(Duration::from_millis(wait)).await; // in the midst of what comes
+        transport.close().await;
+        drop(queue);
+        transport = connect().await?;
+    }
+    let mut queue = serve(&transport, &CTRL, 1_000).await;
+    for n in 0..SENT {
+        let delivery = next(&mut queue).await;
+        assert_eq!(text(delivery.message()), n.to_string());
+        delivery.ack();
+    }
     Ok(())
 }
 

@@ -123,6 +123,37 @@ async fn a_link_that_is_dead_without_a_word_is_noticed_by_its_heartbeat() -> Tes
     Ok(())
 }
 
+/// Its answer comes to the queue that the call named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_queue_stays_while_a_cluster_binds_nothing() -> Test {
+    let between = Handshake::before(Broker::shared().await, Then::GoesOn).await?;
+    let system = System::at(between.url());
+    let direct = system.direct().await.connect().await;
+    let node = Node::builder(direct, CTRL.at("host1")?).on(WAIT, wait).start().await?;
+    let client = Client::builder(system.connect().await, "CLI.test".parse()?).start().await?;
+    let call = client.call(CTRL, WAIT, &1_000).timeout(PATIENCE).send();
+    let handled = || node.stats().operations.iter().any(|(_, count)| *count > 0);
+    eventually("it is being handled", handled).await;
+    between.lose_binds();
+    between.change(Then::GoesOn); // ends the connections
+    assert_eq!(call.await?, 1_000);
+    node.shutdown(PATIENCE).await;
+    Ok(())
+}
+
+/// Whoever waits no longer leaves nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connecting_that_is_given_up_leaves_no_connection_to_a_silent_broker() -> Test {
+    let silent = Handshake::before(Broker::shared().await, Then::IsSilent).await?;
+    let system = System::at(silent.url());
+    let connecting = system.builder().heartbeat(Duration::from_secs(60)).connect();
+    let given_up = tokio::time::timeout(Duration::from_secs(1), connecting).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    assert_eq!((silent.accepted(), silent.open()), (2, 2), "it had begun");
+    eventually("they end", || silent.open() == 0).await;
+    Ok(())
+}
+
 /// Behind a load balancer whose broker is ill, for example.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_accepts_and_closes_is_tried_with_growing_pauses() -> Test {

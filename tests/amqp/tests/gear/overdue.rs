@@ -95,20 +95,57 @@ async fn one_that_is_never_confirmed_has_its_connection_tested() -> Test {
     Ok(())
 }
 
+/// Another one that is confirmed is an answer, too: the node may be well, and its metadata locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_confirms_others_is_not_left_for_one() -> Test {
+    let mut scene = Scene::new("confirm_timeout=300").await?;
+    let channels = scene.between.channels();
+    scene.between.lose_binds();
+    scene.between.lose_a_confirm();
+    let to = Address::from(&CTRL);
+    let _waiting = scene.sender.send(Route::Address(&to), cast("never"));
+    scene.expect("never").await;
+    let (start, mut n) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(7) {
+        scene.send(&n.to_string()).await?;
+        scene.expect(&n.to_string()).await;
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(scene.between.channels() > channels, "it was asked");
+    assert_eq!(scene.between.accepted(), 2, "and not left");
+    Ok(())
+}
+
 /// A broker that has not got a message yet can not confirm it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_message_has_the_time_that_a_slow_link_needs() -> Test {
+    send_a_large_one_slowly(None).await
+}
+
+/// It is on the link all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_message_has_that_time_when_it_expires_meanwhile() -> Test {
+    send_a_large_one_slowly(Some(Duration::from_secs(2))).await
+}
+
+async fn send_a_large_one_slowly(expires: Option<Duration>) -> Test {
     let (proxy, system) = System::behind_proxy().await;
     let builder = system.builder().max_message_bytes(16 << 20);
     let sender = builder.confirm_timeout(Duration::from_millis(500)).connect().await?;
     let receiver = system.direct().await.connect().await;
     let mut queue = serve(&receiver, &CTRL, 10).await;
     let accepted = proxy.accepted();
-    proxy.throttle(1 << 20);
+    proxy.throttle(800_000);
     let body = "x".repeat(9 << 20);
-    let message = cast(&body).to_builder().id(Id::from("large")).build();
+    let expires = expires.map(|after| Timestamp::from(SystemTime::now()) + after);
+    let message = cast(&body).to_builder().id(Id::from("large")).deadline(expires).build();
     let to = Address::from(&CTRL);
-    timeout(PATIENCE, sender.send(Route::Address(&to), message)).await??;
+    let outcome = timeout(PATIENCE, sender.send(Route::Address(&to), message)).await?;
+    match expires {
+        None => outcome?,
+        Some(_) => assert!(matches!(outcome, Err(PublishError::Unknown(_))), "{outcome:?}"),
+    }
     let delivery = next(&mut queue).await;
     assert_eq!(delivery.message().body().len(), 9 << 20);
     delivery.ack();

@@ -1,14 +1,16 @@
 //! Who declares what, and what happens when it is there already, otherwise.
 
+use std::time::Duration;
+
 use gear_amqp::{AmqpError, Definitions, TopologyMode};
 use gear_api::{
-    Address, Client, Context, Fault, Node, Operation, Route, SubscribeError, Subscription,
-    Transport, topology::QueueType,
+    Address, Client, Context, Fault, Node, Operation, PublishError, Route, SubscribeError,
+    Subscription, Transport, topology::QueueType,
 };
 use gear_test_amqp::Broker;
 use lapin::{options::*, types::*};
 
-use crate::{CTRL, REPO, System, Test, cast, next, serve};
+use crate::{CTRL, REPO, System, Test, cast, next, serve, text};
 
 const ECHO: Operation<u64, u64> = Operation::new("echo").idempotent();
 
@@ -143,6 +145,7 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
     let file = Definitions::new("/", &system.name)?
         .queue_type(QueueType::Quorum)
         .service(&CTRL, "ctrl-user")
+        .delay(Duration::from_millis(20))
         .to_string();
     broker.api("POST", "/api/definitions", Some(&file)).await?;
     let url = format!("amqp://ctrl-user:secret@127.0.0.1:{}/%2f", broker.port());
@@ -152,6 +155,13 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
     let node = gear_api::Client::builder(transport.clone(), "CTRL.host1".parse()?).start().await?;
     transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
     next(&mut queue).await.ack();
+    let mut delay = Duration::from_millis(20);
+    transport.send(Route::Delayed { delay, queue: "CTRL" }, cast("later")).await?;
+    assert_eq!(text(next(&mut queue).await.message()), "later");
+    // One that the file has not is not its own to make.
+    delay += delay;
+    let refused = transport.send(Route::Delayed { delay, queue: "CTRL" }, cast("never")).await;
+    assert!(matches!(&refused, Err(PublishError::Refused(_))), "{refused:?}");
     drop(node);
     // Somebody else's queue is not its own.
     let other = Subscription::Service { service: REPO, prefetch: 1 };
