@@ -47,6 +47,16 @@
 //! one outcome. A connection that is lost is noticed within 2.5 heartbeats, and service is back
 //! within seconds of the broker.
 //!
+//! # Whom it trusts
+//!
+//! Whoever may publish to its queues. lapin 4.12 reads what they send before this crate sees it:
+//!
+//! - A property or header name that is not UTF-8, which AMQP allows and RabbitMQ passes on, ends the
+//!   connection, and the next one, until an operator removes the message. An error in the log says so.
+//! - Headers nested thousands deep (hundreds, in an unoptimised build) overflow the stack of lapin's
+//!   thread, which ends the process. With `RUST_MIN_STACK=67108864` in its environment there is room for
+//!   as much as fits into a frame of 128 KiB.
+//!
 //! # Logs
 //!
 //! What matters is logged under the target `gear_amqp`. Have the log leave out lapin's

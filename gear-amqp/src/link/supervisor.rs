@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use gear_api::Text;
-use lapin::{Connection, Event};
+use lapin::{Connection, ErrorKind, Event};
 use tokio::{
     runtime::Handle,
     sync::watch,
@@ -23,6 +23,10 @@ use crate::{
     publishing::{Ended, Publisher},
     settings::Settings,
 };
+
+/// lapin ends the connection for that, and the next one brings the same again.
+const UNREADABLE: &str = "what the broker sends can not be read: a message at the head of a queue of \
+    this node may have a property that is not UTF-8, and has to be removed there";
 
 /// What one connection is for.
 pub(crate) struct Supervisor {
@@ -248,6 +252,9 @@ impl Supervisor {
                     Ok(Some(Event::ConnectionBlocked(why))) => self.blocked(Some(why.into())),
                     Ok(Some(Event::ConnectionUnblocked)) => self.blocked(None),
                     Ok(Some(Event::Error(error))) if !connection.status().connected() => {
+                        if matches!(error.kind(), ErrorKind::ParsingError(_)) {
+                            tracing::error!("{UNREADABLE}");
+                        }
                         return Ended::Lost(error.to_string().into());
                     }
                     _ if !connection.status().connected() => {

@@ -42,6 +42,8 @@ struct Seen {
     to_lose: AtomicUsize,
     /// Whether the answers to exchange.bind and queue.bind are.
     loses_binds: AtomicBool,
+    /// Whether this, in properties and headers, is made unreadable.
+    corrupts: AtomicBool,
     /// Clients that are connected.
     open: AtomicUsize,
 }
@@ -104,6 +106,12 @@ impl Handshake {
         self.seen.loses_binds.store(true, Ordering::Relaxed);
     }
 
+    /// Properties and headers with [`CORRUPTED`] in them have bytes there that are no UTF-8, or have
+    /// them no more.
+    pub(crate) fn corrupt(&self, corrupts: bool) {
+        self.seen.corrupts.store(corrupts, Ordering::Relaxed);
+    }
+
     /// The next confirm never comes.
     pub(crate) fn lose_a_confirm(&self) {
         self.seen.to_lose.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +171,10 @@ async fn relay(
         shake_hands(&mut from_broker, &mut to_client).await?;
         match then {
             Then::GoesOn => loop {
-                let answer = read_frame(&mut from_broker).await?;
+                let mut answer = read_frame(&mut from_broker).await?;
+                if answer[0] == HEADER && seen.corrupts.load(Ordering::Relaxed) {
+                    corrupt(&mut answer);
+                }
                 if !seen.loses(&answer) {
                     to_client.write_all(&answer).await?;
                 }
@@ -177,6 +188,19 @@ async fn relay(
         answered = answers => answered,
         closed = closing => closed,
         _ = told.changed() => Ok(()),
+    }
+}
+
+/// See [`Handshake::corrupt`].
+pub(crate) const CORRUPTED: &str = "corrupted";
+
+/// The type of frames with properties and headers (AMQP 0-9-1, 2.3.5).
+const HEADER: u8 = 2;
+
+fn corrupt(frame: &mut [u8]) {
+    let at = frame.windows(CORRUPTED.len()).position(|bytes| bytes == CORRUPTED.as_bytes());
+    if let Some(at) = at {
+        frame[at] = 0xFF;
     }
 }
 

@@ -11,14 +11,14 @@ use std::{
 
 use gear_amqp::AmqpError;
 use gear_api::{
-    Address, CallError, Client, Context, Fault, Node, Operation, PublishError, Route, Status,
+    Address, CallError, Client, Context, Fault, Id, Node, Operation, PublishError, Route, Status,
     SubscribeError, Subscription, Timestamp, Transport,
 };
 use gear_test_amqp::Broker;
 
 use crate::{
     CTRL, PATIENCE, REPO, System, Test, cast, eventually,
-    handshake::{Handshake, Then},
+    handshake::{CORRUPTED, Handshake, Then},
     next, ready, serve, text,
 };
 
@@ -151,6 +151,27 @@ async fn connecting_that_is_given_up_leaves_no_connection_to_a_silent_broker() -
     assert!(given_up.is_err(), "{given_up:?}");
     assert_eq!((silent.accepted(), silent.open()), (2, 2), "it had begun");
     eventually("they end", || silent.open() == 0).await;
+    Ok(())
+}
+
+/// A foreign program may send it, and the broker passes it on. lapin ends the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_can_not_be_read_is_delivered_once_it_can() -> Test {
+    let between = Handshake::before(Broker::shared().await, Then::GoesOn).await?;
+    let system = System::at(between.url());
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    let sender = system.direct().await.connect().await;
+    let accepted = between.accepted();
+    between.corrupt(true);
+    let message = cast("x").to_builder().correlation(Id::from(CORRUPTED)).build();
+    sender.send(Route::Address(&Address::from(&CTRL)), message).await?;
+    eventually("it comes with the next connection, too", || between.accepted() > accepted + 1)
+        .await;
+    between.corrupt(false);
+    let delivery = next(&mut queue).await;
+    assert_eq!((text(delivery.message()).as_str(), delivery.is_redelivered()), ("x", true));
+    delivery.ack();
     Ok(())
 }
 
