@@ -4,8 +4,6 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,12 +17,11 @@ use gear_api::{
 };
 use slotmap::{Key, KeyData};
 
-use tokio::task::coop::unconstrained;
-
 use crate::{
     model::{ConsumerId, Delivered, Outlet, Tag},
     now::Now,
     shared::{self, Shared},
+    wake,
 };
 
 /// Settlements that are collected before they go to the broker, at most.
@@ -99,6 +96,15 @@ impl Wake {
     }
 }
 
+impl State {
+    /// Takes out what has arrived, to go to the sink. Without a lease it waits for one.
+    fn forward(&mut self) -> Vec<Wake> {
+        let Some(lease) = &self.lease else { return Vec::new() };
+        let wake = |delivered| Wake::Delivery(Arc::clone(lease), delivered);
+        self.arrived.drain(..).map(wake).collect()
+    }
+}
+
 impl Inbox {
     pub(crate) fn new(prefetch: u32, sink: Option<Arc<dyn ReplySink>>) -> Arc<Self> {
         // With half the prefetch settled the broker can go on while the rest is handled.
@@ -137,10 +143,9 @@ impl Inbox {
             undone: AtomicBool::new(false),
         });
         let mut state = self.lock();
-        state.lease = Some(Arc::clone(&lease));
+        state.lease = Some(lease);
         if self.forward.get().is_some() {
-            let forward = |delivered| Wake::Delivery(Arc::clone(&lease), delivered);
-            state.arrived.drain(..).map(forward).collect()
+            state.forward()
         } else if state.arrived.is_empty() {
             Vec::new()
         } else {
@@ -316,6 +321,16 @@ impl InboxSource {
         Some((self.batch.pop_front()?, Arc::clone(lease)))
     }
 
+    /// Brings to the broker what has been settled.
+    fn bring_settled(&self) {
+        let mut settled = self.inbox.lock_settled();
+        if !settled.verdicts.is_empty() {
+            self.shared.leave_settled(&mut settled);
+            drop(settled);
+            self.shared.take_in_settled();
+        }
+    }
+
     /// Delivered by a connection that is gone: it will come again.
     #[cold]
     fn forget_batch(&mut self) {
@@ -364,12 +379,7 @@ impl Source for InboxSource {
             }
             drop(state);
             self.inbox.unattended.store(true, Ordering::Relaxed);
-            let mut settled = self.inbox.lock_settled();
-            if !settled.verdicts.is_empty() {
-                self.shared.leave_settled(&mut settled);
-                drop(settled);
-                self.shared.take_in_settled();
-            }
+            self.bring_settled();
             return Poll::Pending;
         }
     }
@@ -385,22 +395,23 @@ impl Source for InboxSource {
     }
 
     fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
+        if self.settles_itself {
+            return false; // it does so when it is polled
+        }
         // From now on nobody brings settlements to the broker but who makes them.
         self.inbox.unattended.store(true, Ordering::Relaxed);
-        let state = self.inbox.lock();
-        let _ = self.inbox.forward.set(sink);
-        drop(state);
         // What has come before goes first, as far as one thread can tell.
-        let all = poll_fn(|cx| {
-            while let Poll::Ready(Ok(delivery)) = self.poll_next(cx) {
-                if let Some(sink) = self.inbox.forward.get() {
-                    sink.deliver(delivery);
-                }
-            }
-            Poll::Ready(())
-        });
-        // All of it: a task that has done much since its last pause could not poll any more.
-        let all = pin!(unconstrained(all));
-        all.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        let mut wakes: Vec<Wake> = Vec::new();
+        while let Some((delivered, lease)) = self.take() {
+            wakes.push(Wake::Delivery(lease, delivered));
+        }
+        let mut state = self.inbox.lock();
+        let _ = self.inbox.forward.set(sink);
+        wakes.extend(state.forward());
+        drop(state);
+        wake::run(wakes);
+        // Only now: it makes room for more.
+        self.bring_settled();
+        true
     }
 }

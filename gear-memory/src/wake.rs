@@ -31,12 +31,22 @@ pub(crate) fn run_one(wake: Wake) {
     }
     let _running = Running;
     wake.run();
+    run_later();
+}
+
+/// Does it all, or leaves it to whoever further up the stack is doing just that. All of it goes
+/// before what it entails: deliveries that were made earlier arrive earlier.
+pub(crate) fn run(wakes: impl IntoIterator<Item = Wake>) {
+    LATER.with_borrow_mut(|later| later.extend(wakes));
+    if RUNNING.replace(true) {
+        return;
+    }
+    let _running = Running;
+    run_later();
+}
+
+fn run_later() {
     while let Some(next) = LATER.with_borrow_mut(VecDeque::pop_front) {
         next.run();
     }
-}
-
-/// Does it all, or leaves it to whoever further up the stack is doing just that.
-pub(crate) fn run(wakes: Vec<Wake>) {
-    wakes.into_iter().for_each(run_one);
 }

@@ -1,6 +1,6 @@
 //! Queues that are deleted while somebody consumes them: they are there again at once.
 
-use gear_api::{DeliverySink, EventGroup, Feed, Pattern, Topic};
+use gear_api::{EventGroup, Feed, Pattern, Topic};
 
 use super::*;
 
@@ -63,23 +63,16 @@ async fn what_had_arrived_from_a_queue_that_is_deleted_is_given_out_once_and_set
 
 #[tokio::test(start_paused = true)]
 async fn what_goes_straight_to_a_sink_does_so_after_a_deletion() {
-    struct Acks(Mutex<Vec<String>>);
-    impl DeliverySink for Acks {
-        fn deliver(&self, delivery: Delivery) {
-            self.0.lock().unwrap().push(label(&delivery));
-            delivery.ack();
-        }
-    }
     let broker = MemoryBroker::new();
     let web = connect(&broker);
     let mut ctrl = serve(&*web, 1).await;
-    let sink = Arc::new(Acks(Mutex::default()));
+    let sink = Arc::new(Acks::default());
     assert!(ctrl.forward(sink.clone()));
     for body in ["1", "2", "3"] {
         send(&*web, "CTRL", body).await.unwrap();
         broker.delete_queue("CTRL");
     }
-    assert_eq!(*sink.0.lock().unwrap(), ["1", "2", "3"]);
+    assert_eq!(sink.take(), ["1", "2", "3"]);
     assert_eq!(broker.stored_bytes(), 0);
 }
 

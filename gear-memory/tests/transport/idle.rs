@@ -1,7 +1,5 @@
 //! `idle`: exactly when nothing more will happen by itself, and never later.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use gear_memory::BrokerFault;
 
 use super::*;

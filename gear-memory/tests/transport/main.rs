@@ -16,19 +16,23 @@ mod record;
 mod replies;
 mod routes;
 mod settlement;
+mod sinks;
 mod stress;
 mod subscriptions;
 mod taps;
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use gear_api::{
-    Address, Consumer, Delivery, Kind, Message, PublishError, ReplySink, ReplyTo, Route, Service,
-    Status, SubscribeError, Subscription, Transport,
+    Address, Consumer, Delivery, DeliverySink, Kind, Message, PublishError, ReplySink, ReplyTo,
+    Route, Service, Status, SubscribeError, Subscription, Transport,
 };
 use gear_memory::{MemoryBroker, MemoryTransport};
 use tokio::time::Instant;
@@ -176,4 +180,27 @@ async fn ask_as(on: &dyn Transport, instance: &str) -> (Consumer, Arc<Sink>) {
     let instance = instance.parse().unwrap();
     let subscription = Subscription::Replies { instance, sink: sink.clone() };
     (on.subscribe(subscription).await.unwrap(), sink)
+}
+
+/// Takes deliveries as they come, writes them down and acks them, never one within another.
+#[derive(Default)]
+struct Acks {
+    labels: Mutex<Vec<String>>,
+    busy: AtomicBool,
+}
+
+impl DeliverySink for Acks {
+    fn deliver(&self, delivery: Delivery) {
+        assert!(!self.busy.swap(true, Ordering::SeqCst), "one within another");
+        self.labels.lock().unwrap().push(label(&delivery));
+        delivery.ack();
+        self.busy.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Acks {
+    /// What has come since this was asked last.
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.labels.lock().unwrap())
+    }
 }

@@ -181,7 +181,7 @@ impl Source for FlawedSource {
 
     fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
         let shared = Arc::clone(&self.shared);
-        self.inner.forward(Arc::new(FlawedForward { shared, sink, count: Mutex::new(0) }))
+        self.inner.forward(Arc::new(FlawedForward { shared, sink, state: Mutex::default() }))
     }
 }
 
@@ -189,18 +189,26 @@ impl Source for FlawedSource {
 struct FlawedForward {
     shared: Arc<Shared>,
     sink: Arc<dyn DeliverySink>,
-    count: Mutex<usize>,
+    /// How many there were, and one that the next is to overtake.
+    state: Mutex<(usize, Option<Delivery>)>,
 }
 
 impl DeliverySink for FlawedForward {
     fn deliver(&self, delivery: Delivery) {
-        let mut count = self.count.lock().unwrap();
-        *count += 1;
-        let loses = self.shared.flaw.is(More::ForwardLoses) && count.is_multiple_of(5);
-        drop(count);
-        match loses {
-            true => delivery.ack(),
-            false => self.sink.deliver(self.shared.show(delivery)),
+        let Self { shared, sink, state } = self;
+        let mut state = state.lock().unwrap();
+        state.0 += 1;
+        let nth = state.0 % 5;
+        if nth == 0 && shared.flaw.is(More::ForwardLoses) {
+            drop(state);
+            return delivery.ack();
         }
+        if nth == 2 && shared.flaw.is(More::ForwardSwaps) {
+            state.1 = Some(delivery);
+            return;
+        }
+        let late = state.1.take();
+        drop(state);
+        [Some(delivery), late].into_iter().flatten().for_each(|d| sink.deliver(shared.show(d)));
     }
 }

@@ -51,6 +51,7 @@ pub(crate) enum More {
     StopAcks,
     StopForgetsHeld,
     ForwardLoses,
+    ForwardSwaps,
     GroupsTwice,
     InstanceToAll,
     ServiceToAll,
@@ -233,6 +234,8 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
         => "redelivery::what_a_dropped_consumer_had_not_given_out_goes_back",
            "redelivery::what_a_stopped_consumer_had_not_given_out_goes_back";
     "forwarding loses": More(More::ForwardLoses)
+        => "consumers::deliveries_may_go_straight_to_a_sink";
+    "forwarding swaps": More(More::ForwardSwaps)
         => "consumers::deliveries_may_go_straight_to_a_sink";
 
     // Routing.
