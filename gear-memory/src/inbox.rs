@@ -272,6 +272,7 @@ impl Settle for Lease {
         let now = settled.verdicts.len() >= self.inbox.batch
             || verdict != Verdict::Ack
             || self.shared.is_blocked.load(Ordering::Relaxed)
+            || self.shared.is_watched.load(Ordering::Relaxed)
             || self.inbox.unattended.load(Ordering::Relaxed);
         if now {
             // The connection may be lost by then; the broker then does not know the consumer.

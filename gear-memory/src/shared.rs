@@ -71,6 +71,9 @@ pub(crate) struct Shared {
     locked: CachePadded<Locked>,
     /// Publishers wait for every byte: settlements are not held back then.
     pub(crate) is_blocked: AtomicBool,
+    /// Whether somebody waits for [`Shared::idle`]: then no settlement is kept for a batch. Written
+    /// before all settlements are taken from the inboxes, read under the lock of one of these.
+    pub(crate) is_watched: AtomicBool,
     pub(crate) exchanges: Exchanges,
     seed: Option<u64>,
     pub(crate) clock: Clock,
@@ -269,6 +272,7 @@ impl Shared {
                 }),
             }),
             is_blocked: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
             exchanges,
             seed: options.seed,
             clock: options.clock,

@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -165,14 +165,25 @@ struct IdleWaiter<'a>(&'a Arc<Shared>);
 
 impl<'a> IdleWaiter<'a> {
     fn new(shared: &'a Arc<Shared>) -> Self {
-        shared.with(|state, _| state.idle_waiters += 1);
-        Self(shared)
+        let waiter = Self(shared);
+        waiter.count(|waiters| waiters + 1);
+        waiter
+    }
+}
+
+impl IdleWaiter<'_> {
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        let Self(shared) = self;
+        shared.with(|state, _| {
+            state.idle_waiters = change(state.idle_waiters);
+            shared.is_watched.store(state.idle_waiters > 0, Ordering::Relaxed);
+        });
     }
 }
 
 impl Drop for IdleWaiter<'_> {
     fn drop(&mut self) {
-        self.0.with(|state, _| state.idle_waiters -= 1);
+        self.count(|waiters| waiters - 1);
     }
 }
 

@@ -222,3 +222,24 @@ async fn idles_after(change: impl FnOnce(&MemoryBroker)) {
 async fn it_returns_when_the_queue_of_a_busy_handler_is_deleted() {
     idles_after(|broker| assert!(broker.delete_queue("CTRL"))).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn it_sees_an_ack_that_a_consumer_would_keep_for_a_batch() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 10).await;
+    send(&*web, "CTRL", "m").await.unwrap();
+    let delivery = next(&mut ctrl).await;
+    tokio::spawn(async move {
+        tokio::time::sleep(ms(10)).await;
+        delivery.ack();
+    });
+    assert_eq!(idle_time(&broker).await, ms(11));
+
+    send_all(&*web, "CTRL", &["1", "2"]).await;
+    let held = [next(&mut ctrl).await, next(&mut ctrl).await];
+    let given_up = tokio::time::timeout(ms(5), broker.idle());
+    assert!(given_up.await.is_err());
+    held.into_iter().for_each(Delivery::ack);
+    assert_eq!(broker.stored_bytes(), 0);
+}
