@@ -97,6 +97,12 @@ impl Wake {
 }
 
 impl State {
+    /// Whether the first of what has arrived is from a queue that was deleted since: the broker does
+    /// not hear of it when it is settled.
+    fn begins_with_deleted(&self) -> bool {
+        self.arrived.front().is_some_and(|delivered| delivered.tag.is_none())
+    }
+
     /// Takes out what has arrived, to go to the sink. Without a lease it waits for one.
     fn forward(&mut self) -> Vec<Wake> {
         let Some(lease) = &self.lease else { return Vec::new() };
@@ -368,8 +374,13 @@ impl Source for InboxSource {
             // Between being consumed again and the lease nothing can be settled yet; the task is
             // woken for it.
             if !state.arrived.is_empty() && state.lease.is_some() {
+                let settles_nothing = state.begins_with_deleted();
                 std::mem::swap(&mut self.batch, &mut state.arrived);
                 self.lease.clone_from(&state.lease);
+                drop(state);
+                if settles_nothing {
+                    self.shared.note_taken();
+                }
                 continue;
             }
             if let Some(end) = &state.end {
@@ -408,9 +419,13 @@ impl Source for InboxSource {
         }
         let mut state = self.inbox.lock();
         let _ = self.inbox.forward.set(sink);
+        let settles_nothing = state.begins_with_deleted();
         wakes.extend(state.forward());
         drop(state);
         wake::run(wakes);
+        if settles_nothing {
+            self.shared.note_taken();
+        }
         // Only now: it makes room for more.
         self.bring_settled();
         true

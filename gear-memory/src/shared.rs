@@ -430,6 +430,12 @@ impl Shared {
         });
     }
 
+    /// What had arrived is taken, and will not be settled: whoever is idle is to look again.
+    #[cold]
+    pub(crate) fn note_taken(self: &Arc<Self>) {
+        self.with(|state, _| state.model.activity += 1);
+    }
+
     /// Ends a subscription: what nobody took goes back.
     pub(crate) fn stop(
         self: &Arc<Self>,
@@ -437,6 +443,7 @@ impl Shared {
         untaken: Option<(ConsumerId, Vec<Tag>)>,
     ) {
         self.with(|state, now| {
+            state.model.activity += 1;
             let consumer = inbox.consumer();
             // First: what is settled below makes room for more.
             if let Some(consumer) = consumer.filter(|_| !inbox.takes_replies()) {

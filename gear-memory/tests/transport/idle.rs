@@ -243,3 +243,38 @@ async fn it_sees_an_ack_that_a_consumer_would_keep_for_a_batch() {
     held.into_iter().for_each(Delivery::ack);
     assert_eq!(broker.stored_bytes(), 0);
 }
+
+/// A delivery whose queue is deleted before its consumer takes it.
+async fn idles_with_a_deleted_one(take: impl FnOnce(Consumer)) {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let ctrl = serve(&*web, 10).await;
+    send(&*web, "CTRL", "m").await.unwrap();
+    assert!(broker.delete_queue("CTRL"));
+    let waits = broker.clone();
+    let idle = tokio::spawn(async move { waits.idle().await });
+    tokio::time::sleep(ms(10)).await;
+    assert!(!idle.is_finished());
+    take(ctrl);
+    soon(idle).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_returns_when_what_came_from_a_deleted_queue_is_taken() {
+    idles_with_a_deleted_one(|mut ctrl| {
+        tokio::spawn(async move {
+            while let Some(delivery) = ctrl.next().await {
+                delivery.ack();
+            }
+        });
+    })
+    .await;
+    let sink = Arc::new(Acks::default());
+    idles_with_a_deleted_one(|mut ctrl| {
+        ctrl.forward(sink.clone());
+        std::mem::forget(ctrl);
+    })
+    .await;
+    assert_eq!(sink.take(), ["m"]);
+    idles_with_a_deleted_one(drop).await;
+}
