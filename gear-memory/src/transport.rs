@@ -59,13 +59,14 @@ impl MemoryTransport {
 
     /// Cuts the connection, as a network does. It comes back after the broker's
     /// [`reconnect_delay`](crate::MemoryBrokerBuilder::reconnect_delay), and sends again what was
-    /// not confirmed.
+    /// not confirmed. What was settled before has reached the broker; what is settled later has not.
     pub fn cut(&self) {
         self.cut_for(self.0.shared.reconnect_delay);
     }
 
     /// Cuts the connection for so long.
     pub fn cut_for(&self, time: Duration) {
+        self.0.shared.settle_all();
         self.0.shared.with(|state, now| {
             if state.connections.get(self.0.id).is_some_and(|c| c.link == Link::Up) {
                 state.cut(&[self.0.id], now.after(time), now);
