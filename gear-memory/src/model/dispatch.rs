@@ -1,5 +1,7 @@
 //! From queues to consumers and back: turns, prefetch, settlement, expiry.
 
+use std::time::Duration;
+
 use gear_api::{
     HeaderValue, Text, Verdict,
     topology::{self, QueueType},
@@ -9,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     ConnectionId, ConsumerId, DeathReason, Delivered, Model, Outlet, QueueId, Refusal, Tag, Timer,
-    publish::Dead, queue::Entry,
+    queue::Entry,
 };
 use crate::{now::Now, record::Event};
 
@@ -49,6 +51,9 @@ impl<O> Consumer<O> {
         !self.cancelled && (prefetch == 0 || self.unsettled.len() < prefetch)
     }
 }
+
+/// How long a consumer keeps what could not be set aside; as long as a node.
+const SET_ASIDE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a message goes back to its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +187,12 @@ impl<O: Outlet> Model<O> {
                 self.apply(id, queue, entry, verdict, now);
             }
         }
+        self.go_on(id, queue, settled, now);
+    }
+
+    /// Delivers what there is room for since a consumer has settled so many deliveries.
+    #[inline(always)]
+    fn go_on(&mut self, id: ConsumerId, queue: QueueId, settled: usize, now: &Now) {
         self.queues[queue].unsettled -= settled;
         self.activity += settled as u64;
         if let Some(consumer) = self.consumers.get_mut(id) {
@@ -221,33 +232,52 @@ impl<O: Outlet> Model<O> {
                 entry.lost += 1;
                 let lost = entry.lost >= Verdict::MAX_RETURNS;
                 match self.consumers[consumer].options.set_aside.clone().filter(|_| lost) {
-                    Some(key) if self.leads_somewhere(&topology::exchange::DEAD, &key) => {
-                        self.bytes -= entry.charge;
-                        self.set_aside(queue, &entry, key);
-                    }
-                    _ => self.give_back(queue, entry, Returned::Failed, now),
+                    Some(key) => self.set_aside(consumer, queue, entry, key, now),
+                    None => self.give_back(queue, entry, Returned::Failed, now),
                 }
             }
             _ => self.give_back(queue, entry, Returned::Unseen, now),
         }
     }
 
-    /// What Gear's own backends do with a message that is lost again and again.
-    fn set_aside(&mut self, queue: QueueId, entry: &Entry, key: Text) {
-        let mut message = entry.message.to_builder();
+    /// What Gear's own backends do with a message that is lost again and again. Only what is in the
+    /// dead queue leaves its own.
+    fn set_aside(&mut self, id: ConsumerId, queue: QueueId, entry: Entry, key: Text, now: &Now) {
+        let Ok(exchange) = self.exchange(&topology::exchange::DEAD) else {
+            return self.hold_back(id, queue, entry, now);
+        };
+        let mut message = entry.message.to_builder().durable(true);
         let headers = message.headers_mut();
-        let reason = format!("given up after {} lost deliveries", entry.lost);
+        let reason = format!("dropped {} times", entry.lost);
         let from = self.queues[queue].spec.name.clone();
         let mut set = |name, value| headers.insert_reserved(Text::from_static(name), value);
         // Headers that are full already lose the note, not the message.
         let _ = set(topology::header::DEAD_REASON, HeaderValue::Text(reason.into()));
         let _ = set(topology::header::DEAD_QUEUE, HeaderValue::Text(from));
-        self.dead.push_back(Dead {
-            exchange: topology::exchange::DEAD,
-            key,
-            message: message.build(),
-            by_itself: false,
-        });
+        let outcome = self.republish(exchange, key, message.build(), now);
+        if outcome.queues > 0 && !outcome.refused {
+            self.bytes -= entry.charge;
+        } else {
+            self.hold_back(id, queue, entry, now);
+        }
+    }
+
+    /// It could not be set aside. Its consumer keeps it for a while: given back at once, it would
+    /// go round without end and without any time passing.
+    fn hold_back(&mut self, id: ConsumerId, queue: QueueId, mut entry: Entry, now: &Now) {
+        entry.lost = 0;
+        let tag = self.consumers[id].unsettled.insert(entry);
+        self.queues[queue].unsettled += 1;
+        self.set_timer(now.after(SET_ASIDE_AGAIN), Timer::Back(id, tag));
+    }
+
+    /// What was held back goes back, unless its consumer is gone, and it with it.
+    fn let_go(&mut self, id: ConsumerId, tag: Tag, now: &Now) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let queue = consumer.queue;
+        let Some(entry) = consumer.unsettled.remove(tag) else { return };
+        self.give_back(queue, entry, Returned::Failed, now);
+        self.go_on(id, queue, 1, now);
     }
 
     fn give_back(&mut self, id: QueueId, mut entry: Entry, why: Returned, now: &Now) {
@@ -362,7 +392,7 @@ impl<O: Outlet> Model<O> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Does what time does: messages expire at the head, unused queues go.
+    /// Does what time does: messages expire at the head, or go back, and unused queues go.
     pub(crate) fn tick(&mut self, now: &Now) {
         while let Some(&(at, timer)) = self.timers.first()
             && at <= now.get()
@@ -376,6 +406,7 @@ impl<O: Outlet> Model<O> {
                         self.bury(now);
                     }
                 }
+                Timer::Back(consumer, tag) => self.let_go(consumer, tag, now),
                 Timer::Unused(id) => {
                     let Some(queue) = self.queues.get_mut(id) else { continue };
                     queue.unused_timer = None;

@@ -114,6 +114,8 @@ enum Timer {
     Head(QueueId),
     /// The queue goes if it is still unused.
     Unused(QueueId),
+    /// The delivery goes back to its queue.
+    Back(ConsumerId, Tag),
 }
 
 impl<O: Outlet> Model<O> {

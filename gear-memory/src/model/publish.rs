@@ -58,6 +58,17 @@ impl<O: Outlet> Model<O> {
         outcome
     }
 
+    /// Publishes in the course of a change.
+    pub(super) fn republish(
+        &mut self,
+        exchange: ExchangeId,
+        key: Text,
+        message: Message,
+        now: &Now,
+    ) -> Outcome {
+        self.route(exchange, key, message, Origin::Publisher { expires: None }, now)
+    }
+
     /// Routes what has died in the course of a change: dead letters are routed like any message,
     /// and may die again on the way.
     #[inline]
@@ -143,15 +154,6 @@ impl<O: Outlet> Model<O> {
         let exchange = self.exchanges[exchange].name.clone();
         let event = Event::published(exchange, key.clone(), message, names(taking), names(full));
         self.note(now, || event);
-    }
-
-    /// Whether a key leads to any queue.
-    pub(super) fn leads_somewhere(&mut self, exchange: &str, key: &str) -> bool {
-        let mut queues = Vec::new();
-        if let Ok(exchange) = self.exchange(exchange) {
-            self.find_queues(exchange, key, &mut queues);
-        }
-        !queues.is_empty()
     }
 
     /// The queues that a key leads to, each once, over any number of exchanges.

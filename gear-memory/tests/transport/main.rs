@@ -10,6 +10,7 @@ mod faults;
 mod found;
 mod idle;
 mod lifetime;
+mod poison;
 mod pressure;
 mod quorum;
 mod record;

@@ -237,20 +237,62 @@ fn a_message_that_is_lost_20_times_is_set_aside_with_the_reason() {
     let dead = broker.ready_messages("CTRL:dead");
     let header = |name| dead[0].headers().get(name).and_then(HeaderValue::as_str);
     assert_eq!(text(&dead[0]), "poison");
-    assert_eq!(header(topology::header::DEAD_REASON), Some("given up after 20 lost deliveries"));
+    assert_eq!(header(topology::header::DEAD_REASON), Some("dropped 20 times"));
     assert_eq!(header(topology::header::DEAD_QUEUE), Some("q"));
 }
 
 #[test]
-fn a_message_that_can_not_be_set_aside_stays() {
+fn two_at_once_do_not_both_fit_where_there_is_room_for_one() {
+    for mut broker in [Broker::new(), Broker::recording()].map(Broker::with_contract) {
+        broker.declaration(&topology::dead(&gear_api::Service::new("CTRL")));
+        let one = Policy::new().max_length(1).overflow(Overflow::RejectPublish);
+        broker.policy("CTRL:dead", one);
+        broker.queue(&queue("q"));
+        let (connection, set_aside) = (broker.connect(), Some(key("CTRL")));
+        let consumer = broker.consume_as("q", Consume { set_aside, ..consume(connection) });
+        broker.send_all("q", &["1", "2"]);
+        for _ in 0..Verdict::MAX_RETURNS {
+            let both = [consumer.next(), consumer.next()];
+            broker.settle_all(&consumer, &both.each_ref(), Verdict::Dropped);
+        }
+        assert_eq!(broker.ready("CTRL:dead"), ["1"]);
+        broker.drop_connection(connection);
+        assert_eq!(broker.ready("q"), ["2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_can_not_be_set_aside_stays_and_comes_again_a_second_later() {
+    let mut broker = Broker::new().with_contract();
+    broker.queue(&queue("q"));
+    let consumer = setting_aside(&mut broker);
+    broker.send_all("q", &["poison", "neighbour"]);
+    for _ in 0..3 {
+        for _ in 0..Verdict::MAX_RETURNS {
+            broker.settle_next(&consumer, Verdict::Dropped);
+        }
+        broker.pass(ms(999)).await;
+        assert!(consumer.take().is_empty());
+        broker.pass(ms(1)).await;
+    }
+    assert_eq!(consumer.take(), ["poison!"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_was_cancelled_is_rid_of_what_could_not_be_set_aside() {
     let mut broker = Broker::new().with_contract();
     broker.queue(&queue("q"));
     let consumer = setting_aside(&mut broker);
     broker.send("q", "poison");
-    for _ in 0..2 * Verdict::MAX_RETURNS {
+    for _ in 1..Verdict::MAX_RETURNS {
         broker.settle_next(&consumer, Verdict::Dropped);
     }
-    assert_eq!(consumer.take(), ["poison!"]);
+    let held = consumer.next();
+    broker.cancel(&consumer);
+    broker.settle(&consumer, &held, Verdict::Dropped);
+    broker.pass(ms(1_000)).await;
+    assert_eq!(broker.ready("q"), ["poison"]);
+    assert!(broker.model.consumers.is_empty());
 }
 
 #[test]

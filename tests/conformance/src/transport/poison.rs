@@ -41,6 +41,7 @@ async fn a_message_that_is_always_dropped_is_set_aside(world: World) -> Test {
     let dead = world.waits("CTRL:dead", 1).await?;
     let header = |name| dead[0].headers().get(name).and_then(HeaderValue::as_str);
     assert_eq!(text(&dead[0]), "poison");
+    assert!(dead[0].is_durable(), "it was not when it was sent");
     assert_eq!(header(header::DEAD_QUEUE), Some("CTRL"));
     assert!(header(header::DEAD_REASON).is_some_and(|why| why.contains("20")));
     Ok(())
