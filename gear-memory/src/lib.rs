@@ -52,7 +52,6 @@
 //! - Nothing is on a disk: what is durable survives [`MemoryBroker::restart`], not the process.
 //! - A confirm is immediate: there is no moment between storing and confirming.
 //! - [`Policy::delivery_limit`] counts as RabbitMQ 4.3 does. There is no consumer timeout.
-//! - A fanout exchange knows each destination once, whatever the keys of its bindings.
 
 mod broker;
 mod fault;
