@@ -55,6 +55,7 @@
 
 mod broker;
 mod fault;
+mod headers;
 mod inbox;
 mod model;
 mod now;

@@ -4,12 +4,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gear_api::{
-    Capabilities, Clock, Consumer, ConsumerEnd, MAX_KEY_BYTES, Message, Publish, PublishError,
+    Capabilities, Clock, Consumer, ConsumerEnd, Id, MAX_KEY_BYTES, Message, Publish, PublishError,
     ReplyTo, Route, Settlement, Status, SubscribeError, Subscription, Text, Transport,
 };
 use tokio::sync::watch;
 
 use crate::{
+    headers,
     inbox::{InboxSource, Lease, Settled},
     model::ConnectionId,
     now::Now,
@@ -99,6 +100,7 @@ impl Handle {
             let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
             return Publish::ready(Err(PublishError::NotSent(why.into())));
         }
+        let message = headers::to_send(message);
         let now = Now::default();
         let mut state = shared.begin(&now);
         let Some(connection) = state.connections.get(self.id) else {
@@ -247,14 +249,24 @@ impl Transport for MemoryTransport {
 /// What AMQP 0-9-1 has no room for (section 4.2.5.3, short strings).
 fn too_long(target: &Target, message: &Message) -> Option<&'static str> {
     let texts = [
-        ("routing key", target.key()),
-        ("operation", message.operation()),
-        ("content type", message.content_type()),
-        ("sender", message.sender()),
+        ("routing key", target.key().as_str()),
+        ("operation", message.operation().as_str()),
+        ("content type", message.content_type().as_str()),
+        ("sender", message.sender().as_str()),
+        ("reply_to", message.reply_to().map_or("", ReplyTo::as_str)),
     ];
+    let ids = [("message id", message.id()), ("correlation", message.correlation())];
     // Whether there is one at all is what every message asks.
-    if texts.iter().all(|(_, text)| text.len() <= MAX_KEY_BYTES) {
+    if texts.iter().all(|(_, text)| text.len() <= MAX_KEY_BYTES)
+        && !ids.iter().any(|(_, id)| id.is_some_and(is_too_long))
+    {
         return None;
     }
-    texts.into_iter().find_map(|(what, text)| (text.len() > MAX_KEY_BYTES).then_some(what))
+    let text = texts.into_iter().find_map(|(what, t)| (t.len() > MAX_KEY_BYTES).then_some(what));
+    text.or_else(|| ids.into_iter().find_map(|(what, id)| is_too_long(id?).then_some(what)))
+}
+
+/// UUIDs are less than all texts, and are not written down to see how long they are.
+fn is_too_long(id: &Id) -> bool {
+    *id > Id::from([u8::MAX; 16]) && id.to_string().len() > MAX_KEY_BYTES
 }

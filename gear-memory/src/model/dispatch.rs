@@ -13,7 +13,7 @@ use super::{
     ConnectionId, ConsumerId, DeathReason, Delivered, Model, Outlet, QueueId, Refusal, Tag, Timer,
     queue::Entry,
 };
-use crate::{now::Now, record::Event};
+use crate::{headers, now::Now, record::Event};
 
 /// How to consume.
 #[derive(Debug, Clone)]
@@ -246,11 +246,11 @@ impl<O: Outlet> Model<O> {
         let Ok(exchange) = self.exchange(&topology::exchange::DEAD) else {
             return self.hold_back(id, queue, entry, now);
         };
-        let mut message = entry.message.to_builder().durable(true);
-        let headers = message.headers_mut();
+        let mut message = headers::to_send(entry.message.clone()).to_builder().durable(true);
+        let fields = message.headers_mut();
         let reason = format!("dropped {} times", entry.lost);
         let from = self.queues[queue].spec.name.clone();
-        let mut set = |name, value| headers.insert_reserved(Text::from_static(name), value);
+        let mut set = |name, value| fields.insert_reserved(Text::from_static(name), value);
         // Headers that are full already lose the note, not the message.
         let _ = set(topology::header::DEAD_REASON, HeaderValue::Text(reason.into()));
         let _ = set(topology::header::DEAD_QUEUE, HeaderValue::Text(from));

@@ -71,3 +71,19 @@ async fn others_get_what_could_not_be_set_aside_when_its_consumer_goes() {
     tokio::time::sleep(ms(10_000)).await;
     assert!(other.try_next().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_set_aside_does_not_take_along_what_the_broker_had_added() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 1).await;
+    let route = Route::Delayed { delay: ms(100), queue: "CTRL" };
+    web.send(route, message("poison")).await.unwrap();
+    for _ in 0..Verdict::MAX_RETURNS {
+        let delivery = next(&mut ctrl).await;
+        assert!(delivery.message().headers().get("x-death").is_some());
+    }
+    let dead = broker.messages("CTRL:dead");
+    assert!(dead[0].headers().get("x-death").is_none());
+    assert_eq!(dead[0].headers().len(), 2);
+}

@@ -1,5 +1,7 @@
 //! What of routing only a broker in the process can show: exact times, and bodies that are shared.
 
+use gear_api::{HeaderValue, Id};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -113,10 +115,37 @@ async fn what_amqp_has_no_room_for_is_refused_here_too() {
         Message::builder(Kind::Cast, long.as_str()).build(),
         message("m").to_builder().content_type(long.as_str()).build(),
         message("m").to_builder().sender(long.as_str()).build(),
+        message("m").to_builder().id(Id::from(long.as_str())).build(),
+        message("m").to_builder().correlation(Id::from(long.as_str())).build(),
+        message("m").to_builder().reply_to(to).build(),
     ] {
         let outcome = web.send(Route::Address(&address("CTRL")), message).await;
         let Err(PublishError::NotSent(why)) = outcome else { panic!("{outcome:?}") };
         assert!(why.contains("longer than 255 bytes"), "{why}");
     }
     assert!(take_ready(&mut ctrl).is_empty());
+
+    let fits = Id::from("x".repeat(255).as_str());
+    let message = message("m").to_builder().id(fits.clone()).correlation(fits).build();
+    web.send(Route::Address(&address("CTRL")), message).await.unwrap();
+    assert_eq!(take_ready(&mut ctrl), ["m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_delayed_again_does_not_remember_the_first_time() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 1).await;
+    let mut delayed = message("m").to_builder().header("mine", 1).unwrap().build();
+    for _ in 0..2 {
+        web.send(Route::Delayed { delay: ms(100), queue: "CTRL" }, delayed).await.unwrap();
+        let (message, settlement) = next(&mut ctrl).await.into_parts();
+        settlement.ack();
+        let Some(HeaderValue::List(deaths)) = message.headers().get("x-death") else { panic!() };
+        let [HeaderValue::Table(death)] = &deaths[..] else { panic!("{deaths:?}") };
+        let count = death.iter().find(|(name, _)| *name == "count");
+        assert_eq!(count.and_then(|(_, count)| count.as_int()), Some(1));
+        assert_eq!(message.headers().len(), 2);
+        delayed = message;
+    }
 }

@@ -16,6 +16,7 @@ suite! { "headers";
     names_of_any_script_arrive: "with spaces, quotes and dots, and 128 bytes long",
     as_many_as_are_allowed_arrive: "64 of them",
     as_large_as_is_allowed_arrives: "16 KiB together",
+    what_is_the_brokers_own_is_not_sent_on: "`x-*`, and `CC` and `BCC`, which multiply a message",
     none_are_none: "nothing of the backend's own is shown as a user's",
 }
 
@@ -131,6 +132,26 @@ async fn as_large_as_is_allowed_arrives(world: World) -> Test {
     // A name of one byte and its length, a type and the length of the text are counted, too.
     let largest = "x".repeat(Headers::MAX_BYTES - 7);
     arrive(&*on, vec![("h".into(), largest.into())]).await
+}
+
+async fn what_is_the_brokers_own_is_not_sent_on(world: World) -> Test {
+    let web = world.connect().await?;
+    let mut ctrl = serve(&*world.connect().await?, 10).await?;
+    let own = ["x-gear-test", "CC", "BCC"];
+    let mut sent = message("m").to_builder().header("cc", "a user's")?;
+    for name in own {
+        let queues = HeaderValue::List(vec!["CTRL".into()]);
+        sent.headers_mut().insert_reserved(name.into(), queues)?;
+    }
+    publish(&*web, "CTRL", sent.build()).await?;
+    let (got, settlement) = next(&mut ctrl).await.into_parts();
+    settlement.ack();
+    assert_eq!(got.headers().get("cc").and_then(HeaderValue::as_str), Some("a user's"));
+    for name in own {
+        assert_eq!(got.headers().get(name), None, "{name}");
+    }
+    assert!(take_all(&world, &mut ctrl, 0).await.is_empty(), "and it comes once");
+    Ok(())
 }
 
 async fn none_are_none(world: World) -> Test {

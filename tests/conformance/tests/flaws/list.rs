@@ -152,6 +152,10 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
             let _ = b.headers_mut().insert("backend", 1);
             b
         })) => "headers::none_are_none";
+    "the broker's own headers are sent on": Got(|m| change(&m, |mut b| {
+            let _ = b.headers_mut().insert_reserved("x-gear-test".into(), true.into());
+            b
+        })) => "headers::what_is_the_brokers_own_is_not_sent_on";
     "the last byte is lost": Sent(|m| truncate(&m, m.body().len().saturating_sub(1)))
         => "bodies::every_byte_arrives", "node-calls::a_reply";
     "bodies are cut at a frame": Sent(|m| truncate(&m, 131_064))
