@@ -157,14 +157,8 @@ impl Shared {
         // What is settled already need not be in the way.
         self.settle_all();
         self.with(|state, _| {
-            // Those that were withdrawn go when there are many.
-            if state.waiting.len() >= 64 && state.waiting.len().is_power_of_two() {
-                state.waiting.retain(|_, waiting| !waiting.is_withdrawn());
-            }
-            let number = state.number();
             let asker = Asker::Waiting(hand_over);
-            let waiting = Waiting { connection, target, message, deadline, asker };
-            state.waiting.insert(number, waiting);
+            state.wait(Waiting { connection, target, message, deadline, asker });
         });
         // `with` has handed it over already if it could.
         match receiver.try_recv() {

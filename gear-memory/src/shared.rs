@@ -1,7 +1,7 @@
 //! The state of a broker behind its lock, and what every change of it entails.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,7 +28,7 @@ use crate::{
     publishing::Target,
     record::Event,
     subscribed::Subscribed,
-    waiting::{HandedOver, Waiting},
+    waiting::{AllWaiting, HandedOver},
     wake,
 };
 
@@ -151,16 +151,15 @@ pub(crate) struct State {
     pub(crate) model: Model<Arc<Inbox>>,
     pub(crate) connections: SlotMap<ConnectionId, Connection>,
     pub(crate) connected: u64,
-    /// How many connections are down.
-    pub(crate) down: usize,
+    /// The connections that are down, by the time when they are back.
+    pub(crate) down: BTreeSet<(Instant, ConnectionId)>,
     pub(crate) faults: Faults,
     /// The buffer that [`Settlements`] changes places with.
     settling: Vec<(ConsumerId, Tag, Verdict)>,
     pub(crate) alarm: Option<Text>,
     /// Why publishing is blocked, if the connections were told so.
     shows_blocked: Option<Text>,
-    /// Messages that could not be handed over, in the order of sending.
-    pub(crate) waiting: BTreeMap<u64, Waiting>,
+    pub(crate) waiting: AllWaiting,
     /// Messages that a fault holds back, by time.
     pub(crate) held: BTreeMap<(Instant, u64), (Target, Message)>,
     /// Messages whose confirm a fault has lost, by the time when their publishers give up, and in
@@ -208,7 +207,7 @@ impl State {
     pub(crate) fn is_plain(&self, shared: &Shared) -> bool {
         self.alarm.is_none()
             && self.faults.is_empty()
-            && self.waiting.is_empty()
+            && !self.waiting.is_for_room()
             && self.model.bytes() <= shared.watermark
     }
 
@@ -217,10 +216,12 @@ impl State {
         for &id in cut {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if let Link::Down(until) = &mut connection.link {
+                self.down.remove(&(*until, id));
                 *until = back.max(*until);
+                self.down.insert((*until, id));
                 continue;
             }
-            self.down += 1;
+            self.down.insert((back, id));
             connection.link = Link::Down(back);
             connection.status.send_replace(Status::Connecting);
             for subscribed in &connection.subscriptions {
@@ -256,12 +257,12 @@ impl Shared {
                     model,
                     connections: SlotMap::with_key(),
                     connected: 0,
-                    down: 0,
+                    down: BTreeSet::new(),
                     faults: Faults::default(),
                     settling: Vec::new(),
                     alarm: None,
                     shows_blocked: None,
-                    waiting: BTreeMap::new(),
+                    waiting: AllWaiting::default(),
                     held: BTreeMap::new(),
                     unconfirmed: BTreeMap::new(),
                     numbers: 0,

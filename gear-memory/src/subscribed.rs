@@ -153,8 +153,10 @@ impl Shared {
     /// The connection is back: everything is declared and consumed again.
     pub(crate) fn reconnect(self: &Arc<Self>, state: &mut State, id: ConnectionId, now: &Now) {
         let Some(connection) = state.connections.get_mut(id) else { return };
-        connection.link = Link::Up;
-        state.down -= 1;
+        if let Link::Down(back) = std::mem::replace(&mut connection.link, Link::Up) {
+            state.down.remove(&(back, id));
+        }
+        state.waiting.link_is_back(id);
         state.model.activity += 1;
         connection.status.send_replace(Status::Ready);
         let number = connection.number;

@@ -11,39 +11,35 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    shared::{Link, Shared, State},
-    waiting::{Asker, HandedOver, Waiting},
+    shared::{Shared, State},
+    waiting::{Asker, HandedOver},
 };
 
 impl State {
-    /// The first of what needs no looking for.
-    fn next_planned(&self) -> Option<Instant> {
+    fn next_timer(&self) -> Option<Instant> {
         let timer = self.model.next_timer();
-        if self.held.is_empty() && self.unconfirmed.is_empty() {
+        let down = self.down.first().map(|(back, _)| *back);
+        let waiting = self.waiting.first_deadline();
+        if down.is_none()
+            && waiting.is_none()
+            && self.held.is_empty()
+            && self.unconfirmed.is_empty()
+        {
             return timer; // as it is without faults
         }
         let held = self.held.first_key_value().map(|((at, _), _)| *at);
         let unconfirmed = self.unconfirmed.first_key_value().map(|((at, _), _)| *at);
-        held.into_iter().chain(unconfirmed).chain(timer).min()
-    }
-
-    fn next_timer(&self) -> Option<Instant> {
-        let back = self.connections.values().filter_map(|connection| match connection.link {
-            Link::Down(back) => Some(back),
-            Link::Up => None,
-        });
-        let waiting = self.waiting.values().filter_map(|waiting| waiting.deadline);
-        back.chain(waiting).chain(self.next_planned()).min()
+        [timer, down, waiting, held, unconfirmed].into_iter().flatten().min()
     }
 
     /// Whether anything will happen by itself, as far as the broker knows.
     fn is_busy(&self) -> bool {
-        self.waiting.values().any(|waiting| !waiting.is_withdrawn())
+        self.waiting.is_waited_for()
+            || !self.down.is_empty()
             || !self.held.is_empty()
             || self.unconfirmed.values().any(HandedOver::is_waited_for)
             || self.connections.values().any(|connection| {
-                matches!(connection.link, Link::Down(_))
-                    || connection.subscriptions.iter().any(|s| !s.is_tap() && s.inbox.has_arrived())
+                connection.subscriptions.iter().any(|s| !s.is_tap() && s.inbox.has_arrived())
             })
             || self.model.queues().any(|queue| queue.is_busy())
     }
@@ -52,10 +48,7 @@ impl State {
 impl Shared {
     /// Sees to it that the ticker wakes in time.
     pub(crate) fn set_timer(self: &Arc<Self>, state: &mut State) {
-        // Runs at the end of every change, so it looks at no more than it must.
-        let looks_further = state.down > 0 || !state.waiting.is_empty();
-        let next = if looks_further { state.next_timer() } else { state.next_planned() };
-        let Some(next) = next else { return };
+        let Some(next) = state.next_timer() else { return };
         if state.timer_set.is_some_and(|set| set <= next) && !state.ticker_is_gone() {
             return;
         }
@@ -75,7 +68,7 @@ impl Shared {
             let time = now.get();
             // Awake already: nothing that is set meanwhile has to wake it.
             state.timer_set = Some(time);
-            self.expire_waiting(state, now);
+            state.expire_waiting(now);
             state.give_up_confirms(now);
             let due: Vec<_> =
                 state.held.keys().take_while(|(at, _)| *at <= time).copied().collect();
@@ -85,13 +78,10 @@ impl Shared {
                     target.route(state, message, now);
                 }
             }
-            let back: Vec<_> = state
-                .connections
-                .iter()
-                .filter(|(_, c)| matches!(c.link, Link::Down(at) if at <= time))
-                .map(|(id, _)| id)
-                .collect();
-            for connection in back {
+            while let Some(&(at, connection)) = state.down.first()
+                && at <= time
+            {
+                state.down.pop_first();
                 self.reconnect(state, connection, now);
             }
             state.model.tick(now);
@@ -106,13 +96,10 @@ impl Shared {
     /// whoever is idle has to look.
     fn poll_withdrawn(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         let (withdrawn, confirms) = self.with(|state, _| {
-            let gone = |(&number, waiting): (&u64, &mut Waiting)| match &mut waiting.asker {
-                Asker::Waiting(asker) => asker.poll_closed(cx).is_ready().then_some(number),
-                Asker::HandedOver(_) => None, // it leaves all the same
-            };
-            let gone: Vec<u64> = state.waiting.iter_mut().filter_map(gone).collect();
-            let withdrawn: Vec<Waiting> =
-                gone.iter().filter_map(|number| state.waiting.remove(number)).collect();
+            let withdrawn = state.waiting.take_withdrawn(|waiting| match &mut waiting.asker {
+                Asker::Waiting(asker) => asker.poll_closed(cx).is_ready(),
+                Asker::HandedOver(_) => false, // it leaves all the same
+            });
             let mut confirms = 0;
             for asker in state.unconfirmed.values_mut().map(|sent| &mut sent.asker) {
                 if asker.as_mut().is_some_and(|asker| asker.poll_closed(cx).is_ready()) {

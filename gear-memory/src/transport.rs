@@ -127,7 +127,9 @@ impl Handle {
         // Its subscriptions are dropped when the broker is unlocked.
         let _closed = self.shared.with(|state, now| {
             let connection = state.connections.remove(self.id)?;
-            state.down -= usize::from(connection.link != Link::Up);
+            if let Link::Down(back) = connection.link {
+                state.down.remove(&(back, self.id));
+            }
             connection.status.send_replace(Status::Closed(Text::from_static("it was closed")));
             for subscribed in &connection.subscriptions {
                 if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {

@@ -258,3 +258,28 @@ async fn expiry_makes_room_too() {
     assert_eq!((answer, time), (Ok(()), ms(400)));
     assert_eq!(ready(&broker, "CTRL"), ["2"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_room_and_then_for_its_connection_keeps_its_order() {
+    let broker = MemoryBroker::new();
+    let ((link, web), other) = (link(&broker), connect(&broker));
+    let mut ctrl = serve(&*other, 10).await;
+    let to = address("CTRL");
+    broker.raise_alarm("no disk");
+    let send_later =
+        |on: &dyn Transport, body| on.send(Route::Address(&to), message(body)).detach();
+    send_later(&*web, "1");
+    send_later(&*other, "other's");
+    send_later(&*web, "2");
+    link.cut();
+    send_later(&*web, "3");
+    broker.clear_alarm();
+    assert_eq!(take_ready(&mut ctrl), ["other's"]);
+    send(&*other, "CTRL", "another").await.unwrap();
+    broker.raise_alarm("no memory");
+    tokio::time::sleep(ms(200)).await;
+    assert_eq!(take_ready(&mut ctrl), ["another"]);
+    send_later(&*web, "4");
+    broker.clear_alarm();
+    assert_eq!(take_ready(&mut ctrl), ["1", "2", "3", "4"]);
+}
