@@ -173,15 +173,19 @@ impl Inbox {
     }
 
     /// The queue is gone, and with it whatever was not settled. What was delivered does not come
-    /// again: whoever takes it may still handle it, and settles nothing.
-    pub(crate) fn detach_from_deleted(&self) {
+    /// again: whoever takes it may still handle it, and settles nothing. Of what nobody has taken
+    /// yet, the newest are kept, at most so many.
+    pub(crate) fn detach_from_deleted(&self, keep: usize) {
         let mut state = self.lock();
         if let Some(lease) = state.lease.take() {
             lease.over.store(true, Ordering::Release);
         }
+        let surplus = state.arrived.len().saturating_sub(keep);
+        let surplus: Vec<Delivered> = state.arrived.drain(..surplus).collect();
         // The next lease must not take these tags for its own.
         state.arrived.iter_mut().for_each(|delivered| delivered.tag = None);
         drop(state);
+        drop(surplus);
         drop(self.take_settled());
     }
 
@@ -295,9 +299,15 @@ impl Delivered {
     fn into_delivery(self, lease: Arc<Lease>) -> Delivery {
         let settlement = match self.tag {
             Some(tag) => Settlement::new(lease, tag.data().as_ffi()),
-            None => Settlement::none(),
+            None => return self.into_settled(),
         };
         Delivery::new(self.message, self.key, self.redelivered, settlement)
+    }
+
+    /// As its consumer gets it, with nothing to be settled.
+    #[cold]
+    fn into_settled(self) -> Delivery {
+        Delivery::new(self.message, self.key, self.redelivered, Settlement::none())
     }
 }
 
@@ -372,7 +382,7 @@ impl Source for InboxSource {
             }
             let mut state = self.inbox.lock();
             // Between being consumed again and the lease nothing can be settled yet; the task is
-            // woken for it.
+            // woken for it. What is not to be settled need not wait for that.
             if !state.arrived.is_empty() && state.lease.is_some() {
                 let settles_nothing = state.begins_with_deleted();
                 std::mem::swap(&mut self.batch, &mut state.arrived);
@@ -382,6 +392,14 @@ impl Source for InboxSource {
                     self.shared.note_taken();
                 }
                 continue;
+            }
+            if state.begins_with_deleted()
+                && let Some(delivered) = state.arrived.pop_front()
+            {
+                drop(state);
+                self.shared.note_taken();
+                progress.made_progress();
+                return Poll::Ready(Ok(delivered.into_settled()));
             }
             if let Some(end) = &state.end {
                 return Poll::Ready(Err(end.clone()));

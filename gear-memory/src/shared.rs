@@ -225,7 +225,7 @@ impl State {
             connection.link = Link::Down(back);
             connection.status.send_replace(Status::Connecting);
             for subscribed in &connection.subscriptions {
-                subscribed.inbox.detach();
+                subscribed.detach();
             }
             let number = connection.number;
             self.model.activity += 1;

@@ -107,6 +107,15 @@ impl Subscribed {
         self.declaration.queue.exclusive
     }
 
+    /// Its connection is lost. What a tap has seen does not come again.
+    pub(crate) fn detach(&self) {
+        if self.is_tap() {
+            self.inbox.detach_from_deleted(TAP_PREFETCH as usize);
+        } else {
+            self.inbox.detach();
+        }
+    }
+
     /// Why the broker refused it, as its subscriber sees it.
     pub(crate) fn explain(&self, refusal: Refusal) -> SubscribeError {
         let name = &self.declaration.queue.name;
@@ -183,7 +192,7 @@ impl Shared {
             .cloned()
             .collect();
         for subscribed in &concerned {
-            subscribed.inbox.detach_from_deleted();
+            subscribed.inbox.detach_from_deleted(usize::MAX);
         }
         for subscribed in &concerned {
             self.start_again(state, subscribed, now);
