@@ -237,9 +237,10 @@ impl MemoryBroker {
     }
 
     /// Sets limits on the queues whose names `queues` matches (as words between dots),
-    /// those there are and those to come. The last policy that matches wins.
+    /// those there are and those to come. The last policy that matches wins. A queue that is longer
+    /// than it may be loses its oldest messages at once, unless it is to refuse new ones.
     pub fn set_policy(&self, queues: Pattern, policy: Policy) {
-        self.0.with(|state, _| state.model.set_policy(queues, policy));
+        self.0.with(|state, now| state.model.set_policy(queues, policy, now));
     }
 
     /// Deletes a queue with what is in it, as an operator might. Returns whether there was one.

@@ -332,13 +332,16 @@ impl<O: Outlet> Model<O> {
 
     /// Applies a policy to the queues whose names match, those there are and those to
     /// come. The last one set wins.
-    pub(crate) fn set_policy(&mut self, names: gear_api::Pattern, policy: Policy) {
-        for queue in self.queues.values_mut() {
+    pub(crate) fn set_policy(&mut self, names: gear_api::Pattern, policy: Policy, now: &Now) {
+        for id in self.queues.keys().collect::<Vec<_>>() {
+            let queue = &mut self.queues[id];
             if names.matches(&queue.spec.name) {
                 queue.policy = policy.clone();
+                self.shorten(id, now);
             }
         }
         self.policies.push((names, policy));
+        self.bury(now);
     }
 
     fn policy_of(&self, queue: &str) -> Policy {

@@ -299,3 +299,23 @@ async fn a_new_queue_does_not_inherit_the_timers_of_its_name() {
     broker.pass(ms(1_000)).await;
     assert_eq!(broker.ready("q"), ["m"]);
 }
+
+#[test]
+fn a_policy_shortens_a_queue_at_once_if_it_drops_the_oldest() {
+    let mut broker = Broker::new();
+    broker.queue(&queue("dead"));
+    broker.topic("dlx");
+    broker.bind("dead", "dlx", "#").unwrap();
+    broker.queue(&topology::Queue { dead_letter_exchange: Some(key("dlx")), ..queue("q") });
+    broker.queue(&queue("other"));
+    for name in ["q", "other"] {
+        broker.send_all(name, &["1", "2", "3", "4"]);
+    }
+    let refusing = Policy::new().max_length(1).overflow(Overflow::RejectPublish);
+    broker.policy("q", refusing);
+    assert_eq!(broker.ready("q").len(), 4);
+    broker.policy("q", Policy::new().max_length(2));
+    assert_eq!(broker.ready("q"), ["3", "4"]);
+    assert_eq!(broker.ready("dead"), ["1", "2"]);
+    assert_eq!(broker.ready("other").len(), 4);
+}

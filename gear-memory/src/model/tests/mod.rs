@@ -321,7 +321,8 @@ impl Broker {
     }
 
     fn policy(&mut self, queue: &'static str, policy: Policy) {
-        self.model.set_policy(Pattern::new(queue), policy);
+        self.model.set_policy(Pattern::new(queue), policy, &Now::default());
+        self.check();
     }
 
     /// Lets time pass, and what is due happen.
