@@ -430,7 +430,8 @@ impl Source for InboxSource {
         }
         // From now on nobody brings settlements to the broker but who makes them.
         self.inbox.unattended.store(true, Ordering::Relaxed);
-        // What has come before goes first, as far as one thread can tell.
+        // What has come before goes first, as far as one thread can tell. Between threads there is no
+        // order: that of the broker ends with its lock, and another would cost every delivery.
         let mut wakes: Vec<Wake> = Vec::new();
         while let Some((delivered, lease)) = self.take() {
             wakes.push(Wake::Delivery(lease, delivered));

@@ -52,6 +52,10 @@
 //! - Nothing is on a disk: what is durable survives [`MemoryBroker::restart`], not the process.
 //! - A confirm is immediate: there is no moment between storing and confirming.
 //! - [`Policy::delivery_limit`] counts as RabbitMQ 4.3 does. There is no consumer timeout.
+//! - On several threads, messages of one publisher may change places on their way into a
+//!   [`DeliverySink`](gear_api::DeliverySink), as a node has one: whoever publishes or settles brings
+//!   there what that delivers. On one thread, and for whoever takes them from a
+//!   [`Consumer`](gear_api::Consumer), their order is the queue's.
 
 mod broker;
 mod fault;
