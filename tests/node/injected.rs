@@ -1,7 +1,12 @@
 //! What goes wrong with a message between a node and its broker, one fault at a time, as only
 //! a broker that makes them can show.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, mpsc},
+    task::{self, Wake},
+    time::Duration,
+};
 
 use gear::{
     CallError, CastError, Client, Context, Fault, Kind, Message, Node, NotSent, Operation, Pattern,
@@ -346,5 +351,33 @@ async fn an_answer_settles_its_request_only_if_it_leaves_at_once() -> Test {
     queue.next().await.ok_or("it is open")?.ack();
     broker.idle().await;
     assert_eq!((unsettled(), broker.stored_bytes()), (Some(0), 0));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_woken_by_an_answer_may_look_at_the_client() -> Test {
+    /// Looks from a thread of its own, so that the test does not hang where it can not.
+    struct Looks(Client, mpsc::Sender<bool>);
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            let (looked, done) = mpsc::channel();
+            let client = self.0.clone();
+            std::thread::spawn(move || looked.send(client.stats().open_calls));
+            let _ = self.1.send(done.recv_timeout(SECOND * 5).is_ok());
+        }
+    }
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+    let client = client(&broker).await;
+    let mut answers = client.gather(CTRL.all(), ECHO, &"x".into()).await?;
+    let (woken, looks) = mpsc::channel();
+    let waker = Arc::new(Looks(client.clone(), woken)).into();
+    {
+        let mut next = pin!(answers.next());
+        assert!(next.as_mut().poll(&mut task::Context::from_waker(&waker)).is_pending());
+        tokio::time::sleep(SECOND * 2).await;
+        assert!(next.await.is_some_and(|answer| answer.result.is_ok()));
+    }
+    assert!(looks.try_recv()?);
     Ok(())
 }

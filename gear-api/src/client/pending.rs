@@ -211,14 +211,20 @@ impl ReplySink for Pending {
             state.late += 1;
             return;
         };
-        if let Waiter::Many(answers) = &call.get().waiter {
-            drop(answers.send(Ok(reply)));
-            return;
-        }
-        let call = call.remove();
-        drop(state);
-        if let Waiter::One(answer) = call.waiter {
-            drop(answer.send(Ok(reply)));
+        // An answer wakes somebody, who may look in here: not while it is locked.
+        match &call.get().waiter {
+            Waiter::Many(answers) => {
+                let answers = answers.clone();
+                drop(state);
+                drop(answers.send(Ok(reply)));
+            }
+            Waiter::One(_) => {
+                let call = call.remove();
+                drop(state);
+                if let Waiter::One(answer) = call.waiter {
+                    drop(answer.send(Ok(reply)));
+                }
+            }
         }
     }
 }
