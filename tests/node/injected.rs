@@ -9,8 +9,9 @@ use std::{
 };
 
 use gear::{
-    CallError, CastError, Client, Context, Fault, Kind, Message, Node, NotSent, Operation, Pattern,
-    PublishError, RemoteError, ReplyTo, Retry, Route, StartError, Subscription, Transport, code,
+    CallError, CastError, Client, Context, Fault, Headers, Kind, Message, Node, NotSent, Operation,
+    Pattern, PublishError, RemoteError, ReplyTo, Retry, Route, StartError, Subscription, Transport,
+    code,
     memory::{BrokerFault, Injection, MemoryBroker},
 };
 use tokio::time::Instant;
@@ -379,5 +380,46 @@ async fn whoever_is_woken_by_an_answer_may_look_at_the_client() -> Test {
         assert!(next.await.is_some_and(|answer| answer.result.is_ok()));
     }
     assert!(looks.try_recv()?);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_headers_of_a_trace_leave_a_cast_all_of_its_own() -> Test {
+    const ASK: Operation<(), ()> = Operation::new("ask");
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    async fn ask(_: Arc<Log>, cx: Context, (): ()) -> Result<(), Fault> {
+        let client = cx.client();
+        let mut cast = client.cast(REPO, ASK, &());
+        let mut call = client.call(REPO, ASK, &());
+        let mut away = client.call(REPO, ASK, &()).reply_to(&CTRL);
+        for n in 0..Headers::MAX_COUNT {
+            cast = cast.header(format!("h{n}"), 1);
+            call = call.header(format!("h{n}"), 1);
+            away = away.header(format!("h{n}"), 1);
+        }
+        call.await?;
+        cast.await?;
+        away.await?;
+        // Where there is room, both; of the same name, the user's.
+        let away = client.call(REPO, ASK, &()).header("a", 1).reply_to(&CTRL);
+        away.header("b", 2).await?;
+        client.cast(REPO, ASK, &()).header("traceparent", "mine").await?;
+        Ok(())
+    }
+    async fn asked(log: Arc<Log>, cx: Context, (): ()) -> Result<(), Fault> {
+        let trace = cx.headers().get("traceparent").and_then(|trace| trace.as_str());
+        log.add(format!("{} {trace:?}", cx.headers().len()));
+        Ok(())
+    }
+    let (broker, log) = (broker(), Log::default());
+    let ctrl = node(&broker, &CTRL, "host1").state(log.clone()).on(ASK, ask).start().await?;
+    let _repo = node(&broker, &REPO, "host1").state(log.clone()).on(ASK, asked).start().await?;
+    let client = client(&broker).await;
+    client.call(CTRL, ASK, &()).header("traceparent", TRACE).await?;
+    broker.idle().await;
+    let own = format!("{} None", Headers::MAX_COUNT);
+    let both = format!("3 Some({TRACE:?})");
+    assert_eq!(log.take(), [&own, &own, &own, &both, "1 Some(\"mine\")"]);
+    drop(ctrl);
     Ok(())
 }

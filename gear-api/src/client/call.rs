@@ -75,11 +75,7 @@ impl Request {
     }
 
     pub(super) fn header(&mut self, name: Text, value: HeaderValue) {
-        if self.body.is_ok()
-            && let Err(error) = self.headers.get_or_insert_default().insert(name, value)
-        {
-            self.body = Err(NotSent::Header(error));
-        }
+        set_header(&mut self.headers, &mut self.body, name, value);
     }
 
     pub(super) fn to(&self) -> &Address {
@@ -96,9 +92,6 @@ impl Request {
         head.content_type = content_type;
         head.reply_to = Some(reply_to);
         head.deadline = Some(core.clock.timestamp(self.deadline));
-        if let Some(headers) = &self.headers {
-            head.headers = head.headers.with(headers);
-        }
         head
     }
 
@@ -115,7 +108,11 @@ impl Request {
         }
         let core = self.client.core();
         let reply_to = core.pending.insert(&self.id, self.deadline, waiter)?;
-        let message = self.head(content_type, reply_to).message(body);
+        let mut head = self.head(content_type, reply_to);
+        if let Some(headers) = self.headers.take() {
+            head.headers = head.headers.with(*headers);
+        }
+        let message = head.message(body);
         let publish = core.transport.send(Route::Address(&self.to), message);
         Ok(Open {
             core: self.client.into_core(),
@@ -131,6 +128,20 @@ pub(super) fn encode<Req, C: Codec<Req>>(core: &Core, request: &Req) -> Result<B
     let body = C::encode(request).map_err(NotSent::Encode)?;
     core.check_body(body.len())?;
     Ok(body)
+}
+
+/// Sets a header of the user's; what is wrong with it takes the place of the body.
+pub(super) fn set_header(
+    headers: &mut Option<Box<Headers>>,
+    body: &mut Result<Bytes, NotSent>,
+    name: Text,
+    value: HeaderValue,
+) {
+    if body.is_ok()
+        && let Err(error) = headers.get_or_insert_default().insert(name, value)
+    {
+        *body = Err(NotSent::Header(error));
+    }
 }
 
 impl<Rep, C: Codec<Rep>> Call<Rep, C> {
@@ -220,8 +231,8 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// ```
     pub fn reply_to(self, service: &Service) -> Cast {
         let head = self.request.head(C::CONTENT_TYPE, ReplyTo::service(service));
-        let Request { client, to, deadline, body, .. } = self.request;
-        Cast::of_request(client, to, deadline, head, body)
+        let Request { client, to, deadline, body, headers, .. } = self.request;
+        Cast::of_request(client, to, deadline, head, body, headers)
     }
 }
 

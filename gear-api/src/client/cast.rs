@@ -19,7 +19,7 @@ use super::{
     trace::{Sent, Trace},
 };
 use crate::{
-    Address, Codec, HeaderValue, Kind, Message, Operation, Publish, Route, Text, Topic,
+    Address, Codec, HeaderValue, Headers, Kind, Message, Operation, Publish, Route, Text, Topic,
     clock::after, message::Head,
 };
 
@@ -34,6 +34,8 @@ pub struct Cast {
     head: Head,
     /// What is wrong with it is told when it is sent.
     body: Result<Bytes, NotSent>,
+    /// The user's, to which those of a trace yield. Few have any.
+    headers: Option<Box<Headers>>,
 }
 
 enum Destination {
@@ -71,6 +73,7 @@ impl Cast {
             give_up: client.bound(after(started, core.settings.send_timeout)),
             head,
             body: call::encode::<Req, C>(core, request),
+            headers: None,
         }
     }
 
@@ -98,17 +101,14 @@ impl Cast {
         give_up: Instant,
         head: Head,
         body: Result<Bytes, NotSent>,
+        headers: Option<Box<Headers>>,
     ) -> Self {
-        Self { client, to: Destination::Address(to), give_up, head, body }
+        Self { client, to: Destination::Address(to), give_up, head, body, headers }
     }
 
     /// Sets a header. One that is not allowed makes it end with [`NotSent::Header`].
     pub fn header(mut self, name: impl Into<Text>, value: impl Into<HeaderValue>) -> Self {
-        if self.body.is_ok()
-            && let Err(error) = self.head.headers.insert(name, value)
-        {
-            self.body = Err(NotSent::Header(error));
-        }
+        call::set_header(&mut self.headers, &mut self.body, name.into(), value.into());
         self
     }
 
@@ -156,7 +156,10 @@ impl Cast {
         Trace::new(sent, &self.head.operation, &self.to, self.head.id.as_ref())
     }
 
-    fn hand_over(self) -> Result<State, CastError> {
+    fn hand_over(mut self) -> Result<State, CastError> {
+        if let Some(headers) = self.headers.take() {
+            self.head.headers = self.head.headers.with(*headers);
+        }
         let message = self.head.message(self.body.map_err(CastError::NotSent)?);
         let core = self.client.core();
         if core.pending.is_closed() {

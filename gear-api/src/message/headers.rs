@@ -202,10 +202,13 @@ impl Headers {
     }
 
     /// These and others, as far as they fit: those of a trace yield to the user's.
-    pub(crate) fn with(mut self, others: &Self) -> Self {
+    pub(crate) fn with(mut self, others: Self) -> Self {
+        if self.is_empty() {
+            return others;
+        }
         for (name, value) in &others.fields {
             if self.insert_reserved(name.clone(), value.clone()).is_err() {
-                return others.clone();
+                return others;
             }
         }
         self
