@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use gear::{
-    Client, Context, Fault, Node, Operation, Pattern, Service, Topic,
+    CallError, Client, Context, Fault, Node, Operation, Pattern, Service, Topic,
     memory::{BrokerFault, MemoryBroker},
 };
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -219,5 +219,63 @@ async fn what_a_handler_sends_is_within_its_span_and_what_it_lets_others_handle_
     for text in ["noting one", "noting two", "noting three"] {
         assert_eq!(spans(text), 1, "{log}");
     }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_read_is_not_shown() -> Test {
+    const COUNT: Operation<u64, ()> = Operation::new("count");
+    const COUNT_OF_TEXT: Operation<String, ()> = Operation::new("count");
+    const ADD: Operation<Vec<u64>, ()> = Operation::new("add");
+    const ADD_TEXTS: Operation<Vec<String>, ()> = Operation::new("add");
+    const ECHO_NUMBER: Operation<String, u64> = Operation::new("echo");
+    #[derive(Debug, thiserror::Error)]
+    #[error("REPO says: {0}")]
+    struct Nested(CallError);
+
+    async fn count(_: Arc<()>, _: Context, _: u64) -> Result<(), Fault> {
+        Ok(())
+    }
+    async fn add(_: Arc<()>, _: Context, _: Vec<u64>) -> Result<(), Fault> {
+        Ok(())
+    }
+    async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        Ok(text)
+    }
+    async fn ask(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
+        let number = cx.client().call(REPO, ECHO_NUMBER, &"canary".to_owned()).await;
+        Ok(number.map_err(Nested)?.to_string())
+    }
+    let written = Written::default();
+    let _guard = written.listen();
+    let broker = MemoryBroker::new();
+    let _repo = Node::builder(broker.connect(), REPO.at("host1")?).on(ECHO, echo).start().await?;
+    let node = Node::builder(broker.connect(), CTRL.at("host1")?).on(COUNT, count).on(ADD, add);
+    let _ctrl = node.on(ASK, ask).start().await?;
+    let client = client(&broker).await;
+    let (canary, canaries) = ("canary".to_owned(), vec!["canary".to_owned()]);
+    let error = client.call(CTRL, COUNT_OF_TEXT, &canary).await.expect_err("it is no number");
+    assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+    client.cast(CTRL, ADD_TEXTS, &canaries).await?;
+    client.call(CTRL, ASK, &()).await.expect_err("it is no number either");
+    let error = client.call(REPO, ECHO_NUMBER, &canary).await.expect_err("as here");
+    assert_eq!(
+        error.to_string(),
+        "the reply could not be decoded: JSON of another kind at line 1 column 8"
+    );
+    // Whoever looks for it finds it.
+    let CallError::ReplyNotDecodable(error) = error else { panic!("{error:?}") };
+    assert!(error.get_ref().to_string().contains("canary"), "{error:?}");
+    broker.idle().await;
+
+    let dead = broker.messages("CTRL:dead");
+    assert_eq!(dead.len(), 1);
+    assert!(!format!("{:?}", dead[0].headers()).contains("canary"), "{:?}", dead[0].headers());
+    let log = written.text();
+    assert!(!log.contains("canary"), "{log}");
+    for place in ["line 1 column 8", "line 1 column 9"] {
+        assert!(log.contains(&format!("source=JSON of another kind at {place}")), "{log}");
+    }
+    assert!(log.contains("source=REPO says: the reply could not be decoded: JSON of"), "{log}");
     Ok(())
 }

@@ -4,30 +4,59 @@ use std::{error::Error, fmt};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::error::Category;
 
 use crate::{Text, causes::Causes};
 
-/// A value could not be written as a body, or a body could not be read as a value. Shows the
-/// error of the codec with all its causes.
+/// A value could not be written as a body, or a body could not be read as a value.
+///
+/// Its text goes to logs, also of services that only pass it on, and so quotes no body. Of JSON that
+/// could not be read it says where it ceased to be as expected; what serde found there is in
+/// [`get_ref`](Self::get_ref), and shown by `Debug`.
 #[derive(Debug)]
-pub struct CodecError(Box<dyn Error + Send + Sync>);
+pub struct CodecError {
+    error: Box<dyn Error + Send + Sync>,
+    /// Whether its text may quote what was read.
+    private: bool,
+}
 
 impl CodecError {
-    /// Wraps the error of a codec.
+    /// Wraps the error of a codec, and shows it with all its causes: none of them may quote a body. For
+    /// one that may there is [`private`](Self::private).
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(error.into())
+        Self { error: error.into(), private: false }
+    }
+
+    /// Wraps the error of a codec whose text may quote what was read, as those of serde's formats do
+    /// (`invalid type: string "secret"`). It is not shown.
+    pub fn private(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { error: error.into(), private: true }
     }
 
     /// The error of the codec.
     #[must_use]
     pub fn get_ref(&self) -> &(dyn Error + Send + Sync + 'static) {
-        &*self.0
+        &*self.error
     }
 }
 
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Causes(&*self.0).fmt(f)
+        if !self.private {
+            return Causes(&*self.error).fmt(f);
+        }
+        let Some(error) = self.error.downcast_ref::<serde_json::Error>() else {
+            return f.write_str("it is not what the codec reads");
+        };
+        f.write_str(match error.classify() {
+            Category::Eof => "JSON that ends too early",
+            Category::Data => "JSON of another kind",
+            Category::Syntax | Category::Io => "not JSON",
+        })?;
+        match (error.line(), error.column()) {
+            (0, _) => Ok(()), // not known
+            (line, column) => write!(f, " at line {line} column {column}"),
+        }
     }
 }
 
@@ -73,7 +102,7 @@ pub trait Codec<T>: 'static {
     ///
     /// # Errors
     ///
-    /// [`CodecError`] if the body is not one.
+    /// [`CodecError`] if the body is not one; [`CodecError::private`] if the error may quote it.
     fn decode(body: &Bytes) -> Result<T, CodecError>;
 }
 
@@ -93,7 +122,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
 
     fn decode(body: &Bytes) -> Result<T, CodecError> {
         let body: &[u8] = if body.is_empty() { b"null" } else { body };
-        serde_json::from_slice(body).map_err(CodecError::new)
+        serde_json::from_slice(body).map_err(CodecError::private)
     }
 }
 
@@ -125,5 +154,40 @@ impl Codec<()> for Raw {
 
     fn decode(_: &Bytes) -> Result<(), CodecError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_json_says_where_and_not_what() {
+        #[derive(Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String")]
+        struct Mail(String);
+        impl TryFrom<String> for Mail {
+            type Error = String;
+            fn try_from(text: String) -> Result<Self, String> {
+                if text.contains('@') { Ok(Self(text)) } else { Err(format!("{text} is no mail")) }
+            }
+        }
+        let shown = |body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            let error = <Json as Codec<Vec<Mail>>>::decode(&body).unwrap_err();
+            (error.to_string(), error.get_ref().to_string())
+        };
+        let of_kind = |(shown, _): (String, String)| shown;
+        assert_eq!(of_kind(shown("[")), "JSON that ends too early at line 1 column 1");
+        assert_eq!(of_kind(shown("secret")), "not JSON at line 1 column 1");
+        let (text, found) = shown("[\"a@b\",\n\"secret\"]");
+        assert!(text.starts_with("JSON of another kind at line 2 column"), "{text}");
+        assert!(found.contains("secret is no mail"), "{found}");
+
+        let body = Bytes::from_static(b"\"secret\"");
+        let error = <Json as Codec<Mail>>::decode(&body).unwrap_err();
+        assert_eq!(error.to_string(), "JSON of another kind");
+        let error = CodecError::private("found \"secret\"");
+        assert_eq!(error.to_string(), "it is not what the codec reads");
     }
 }

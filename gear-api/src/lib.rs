@@ -61,7 +61,9 @@
 //! # In the log
 //!
 //! With a subscriber of the crate `tracing`, what is sent and what is handled has a span, at the
-//! level INFO. No span and no line shows a body.
+//! level INFO. No span and no line shows a body: of one that can not be read it is said where, not
+//! what. The texts of errors that handlers and layers return are shown, and so is what other services
+//! say of their failures.
 //!
 //! | span | from … until … | `outcome` |
 //! |---|---|---|
