@@ -1,6 +1,14 @@
-//! An error with what caused it, in one line: for the log, and for errors that are shown alone.
+//! An error with what caused it: to look through, and in one line, for the log and for errors that
+//! are shown alone.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, iter};
+
+/// An error and the chain of its sources.
+pub(crate) fn chain<'e>(
+    error: &'e (dyn Error + 'static),
+) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
 
 /// Shows an error and, after colons, the chain of its sources.
 pub(crate) struct Causes<'a>(pub(crate) &'a (dyn Error + 'static));
@@ -8,11 +16,6 @@ pub(crate) struct Causes<'a>(pub(crate) &'a (dyn Error + 'static));
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        chain(self.0).skip(1).try_for_each(|error| write!(f, ": {error}"))
     }
 }

@@ -52,6 +52,36 @@ async fn a_nested_call_that_was_surely_not_done_may_be_tried_again_if_all_is_ide
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_nested_cast_that_did_not_arrive_may_be_tried_again_if_all_is_idempotent() -> Test {
+    const TELL: Operation<(), ()> = Operation::new("tell");
+    async fn tell(_: Arc<()>, cx: Context, (): ()) -> Result<(), Fault> {
+        Ok(cx.client().cast(REPO, NOTE, &"x".into()).await?)
+    }
+    async fn not_allowed(_: Arc<()>, cx: Context, (): ()) -> Result<String, Fault> {
+        cx.client().cast(REPO, NOTE, &"x".into()).header("x-reserved", 1).await?;
+        Ok("sent".into())
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").on(TELL, tell).on(WHO, not_allowed);
+    let _ctrl = ctrl.start().await?;
+    let client = client(&broker).await;
+    let again = |error: CallError| {
+        assert_eq!((error.code(), error.retry()), (Some(code::UNAVAILABLE), Retry::IfIdempotent));
+    };
+    // Nobody is there, and then it is refused, or may have arrived.
+    again(client.call(CTRL, TELL, &()).await.unwrap_err());
+    let _repo = node(&broker, &REPO, "host1").start().await?;
+    for fault in [BrokerFault::Refuse, BrokerFault::LoseConfirm] {
+        broker.inject(Injection::new(fault).on(Pattern::new("REPO")));
+        again(client.call(CTRL, TELL, &()).timeout(SECOND * 60).await.unwrap_err());
+    }
+    // What can never be sent ends the same each time.
+    let error = client.call(CTRL, WHO, &()).await.unwrap_err();
+    assert_eq!((error.code(), error.retry()), (Some(code::FAILED), Retry::Useless));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_confirm_does_not_end_a_call_that_is_answered() -> Test {
     let broker = broker();
     let (_node, client) = echoing(&broker).await?;

@@ -7,11 +7,14 @@ use std::{
     task::{Context as TaskContext, Poll},
 };
 
-use gear::{BoxError, CallError, Context, Fault, HandlerService, Operation, Reply, Request, code};
+use gear::{
+    BoxError, CallError, Context, Fault, HandlerService, Operation, Reply, Request, Retry, code,
+};
+use tokio::time::Sleep;
 use tower_layer::layer_fn;
 use tower_service::Service;
 
-use crate::{CTRL, ECHO, Log, REPO, Test, broker, client, node};
+use crate::{CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, broker, client, node, note};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
 
@@ -96,12 +99,7 @@ async fn a_fault_that_a_layer_wraps_is_still_the_fault() -> Test {
             false => Err(std::fmt::Error.into()),
         }
     }
-    let wrap = layer_fn(|inner: HandlerService| {
-        Around(inner, |mut inner: HandlerService, request: Request| -> Answer {
-            let answer = inner.call(request);
-            Box::pin(async { answer.await.map_err(|error| Wrapped(error).into()) })
-        })
-    });
+    let wrap = layer_fn(|inner| Around(inner, wrap));
     let broker = broker();
     let _node = node(&broker, &CTRL, "host1").layer(wrap).on(FAIL, fail).start().await?;
     let client = client(&broker).await;
@@ -155,5 +153,90 @@ async fn a_cast_behind_a_layer_needs_no_answer_that_can_be_encoded() -> Test {
     assert_eq!(node.stats().set_aside, 0);
     let error = client.call(CTRL, ODD, &()).await.unwrap_err();
     assert_eq!(error.code(), Some(code::UNENCODABLE));
+    Ok(())
+}
+
+/// Wraps every error that comes out.
+fn wrap(mut inner: HandlerService, request: Request) -> Answer {
+    let answer = inner.call(request);
+    Box::pin(async { answer.await.map_err(|error| Wrapped(error).into()) })
+}
+
+/// A layer that is ready after two seconds, for each request.
+struct Slow(HandlerService, Option<Pin<Box<Sleep>>>);
+
+impl Clone for Slow {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), None)
+    }
+}
+
+impl Service<Request> for Slow {
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+        let sleep = self.1.get_or_insert_with(|| Box::pin(tokio::time::sleep(SECOND * 2)));
+        sleep.as_mut().poll(cx).map(Ok)
+    }
+
+    fn call(&mut self, request: Request) -> Answer {
+        self.0.call(request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_layer_beyond_its_deadline_is_dropped_whatever_is_around_it() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let slow = || layer_fn(|inner| Slow(inner, None));
+    let plain = node(&broker, &CTRL, "host1").state(log.clone()).layer(slow());
+    let wrapped = node(&broker, &REPO, "host1").state(log.clone());
+    let wrapped = wrapped.layer(layer_fn(|inner| Around(inner, wrap))).layer(slow());
+    let client = client(&broker).await;
+    for (service, node) in [(CTRL, plain), (REPO, wrapped)] {
+        let node = node.on(NOTE, note).start().await?;
+        client.cast(service.clone(), NOTE, &"late".into()).expires(SECOND).await?;
+        client.cast(service, NOTE, &"in time".into()).expires(SECOND * 3).await?;
+        broker.idle().await;
+        assert_eq!((log.take().len(), node.stats().expired), (1, 1));
+        assert_eq!((node.stats().failed, node.stats().set_aside), (0, 0));
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_whose_own_call_fails_answers_as_a_handler_would() -> Test {
+    async fn hang(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        std::future::pending().await
+    }
+    async fn ask(_: Arc<()>, cx: Context, text: String) -> Result<String, Fault> {
+        Ok(cx.client().call(REPO, ECHO, &text).timeout(SECOND).await?)
+    }
+    fn asking(_: HandlerService, request: Request) -> Answer {
+        Box::pin(async move {
+            let client = request.context().client();
+            let answer = client.call(REPO, ECHO, &String::new()).timeout(SECOND).await;
+            Err(answer.expect_err("nobody answers").into())
+        })
+    }
+    let broker = broker();
+    let handler = node(&broker, &CTRL, "handler").on(ECHO, ask).start().await?;
+    let layer = node(&broker, &CTRL, "layer").layer(layer_fn(|inner| Around(inner, asking)));
+    let layer = layer.on(ECHO, ask).start().await?;
+    let wrapped = node(&broker, &CTRL, "wrapped").layer(layer_fn(|inner| Around(inner, wrap)));
+    let wrapped = wrapped.layer(layer_fn(|inner| Around(inner, asking)));
+    let wrapped = wrapped.on(ECHO, ask).start().await?;
+    let client = client(&broker).await;
+    let ask_all = async |code| {
+        for node in [&handler, &layer, &wrapped] {
+            let answer = client.call(node.instance().clone(), ECHO, &String::new()).await;
+            let error = answer.expect_err("nobody answers");
+            assert_eq!((error.code(), error.retry()), (Some(code), Retry::IfIdempotent));
+        }
+    };
+    ask_all(code::UNAVAILABLE).await; // nobody is there
+    let _repo = node(&broker, &REPO, "host1").on(ECHO, hang).start().await?;
+    ask_all(code::TIMEOUT).await;
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt};
 
-use crate::{CallError, RemoteError, Retry, Text};
+#[cfg(feature = "tower")]
+use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
+
+use crate::{CallError, CastError, RemoteError, Retry, Text, causes::chain};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -35,11 +38,13 @@ pub mod code {
 /// What a handler returns when it fails: what the caller sees, and beside it what only
 /// the local log shows.
 ///
-/// `?` turns any error into a fault with the code [`code::FAILED`]: the caller learns that
-/// it failed, the log learns why. Of a nested [`CallError`] the caller also learns whether
-/// trying again may help ([`code::TIMEOUT`], [`code::UNAVAILABLE`]); what the handler had done before
-/// the `?` nobody knows, so that is for idempotent operations only. A handler that has done nothing yet
-/// says so with [`retryable`](Self::retryable). What else the caller shall see is chosen:
+/// `?` turns any error type into a fault with the code [`code::FAILED`]: the caller learns that
+/// it failed, the log learns why. Errors in a box, and anyhow's, are none themselves:
+/// [`from_error`](Self::from_error) takes them too. Where a nested [`CallError`] or [`CastError`] is in
+/// the chain of its sources the caller also learns whether trying again may help ([`code::TIMEOUT`],
+/// [`code::UNAVAILABLE`]); what the handler had done before the `?` nobody knows, so that is for
+/// idempotent operations only. A handler that has done nothing yet says so with
+/// [`retryable`](Self::retryable). What else the caller shall see is chosen:
 ///
 /// ```
 /// use gear_api::Fault;
@@ -84,6 +89,44 @@ impl Fault {
         Self::of(RemoteError::new(code, message, false))
     }
 
+    /// As `?` does it, of any error, also of one in a box: for `map_err`. A fault that is in the box, or
+    /// in the chain of its sources, is that fault again.
+    ///
+    /// ```
+    /// use gear_api::{BoxError, Context, Fault};
+    /// # use std::sync::Arc;
+    ///
+    /// fn load(name: &str) -> Result<String, BoxError> {
+    ///     match name {
+    ///         "" => Err(Fault::new("no-name", "which one?").into()),
+    ///         name => Ok(std::fs::read_to_string(name)?),
+    ///     }
+    /// }
+    ///
+    /// async fn show(_: Arc<()>, _: Context, name: String) -> Result<String, Fault> {
+    ///     let text = load(&name).map_err(Fault::from_error)?;
+    ///     Ok(text.to_uppercase())
+    /// }
+    /// # let _ = show;
+    ///
+    /// let fault = load("").map_err(Fault::from_error).unwrap_err();
+    /// assert_eq!(fault.code(), "no-name");
+    /// let fault = load("/no/such/file").map_err(Fault::from_error).unwrap_err();
+    /// assert_eq!(fault.code(), gear_api::code::FAILED);
+    /// ```
+    ///
+    /// An `anyhow::Error` hides the type of its outermost error when it becomes another; one that may be
+    /// a [`CallError`] without a context is opened with
+    /// `reallocate_into_boxed_dyn_error_without_backtrace` before.
+    #[must_use]
+    pub fn from_error(error: impl Into<BoxError>) -> Self {
+        let error = match error.into().downcast::<FaultError>() {
+            Ok(fault) => return fault.0,
+            Err(error) => error,
+        };
+        Self::of(Meaning::of(&*error).shown()).because(error)
+    }
+
     /// Answers what another service has answered: its code, message and details. Not that asking again
     /// is safe: of what was done here before, it knows nothing.
     ///
@@ -115,14 +158,7 @@ impl Fault {
     /// sources it is. None if the error is a layer's own.
     #[must_use]
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(FaultError(fault)) = error.downcast_ref() {
-                return Some(fault);
-            }
-            next = error.source();
-        }
-        None
+        chain(error).find_map(|error| error.downcast_ref().map(|FaultError(fault)| fault))
     }
 
     fn of(shown: RemoteError) -> Self {
@@ -169,52 +205,97 @@ impl Fault {
     }
 
     /// The fault in an error that passed through layers, or the fault that it stands for.
-    pub(crate) fn from_box(error: BoxError) -> Self {
-        let error = match error.downcast::<FaultError>() {
-            Ok(fault) => return fault.0,
-            Err(error) => error,
-        };
-        if let Some(fault) = Self::find(&*error) {
-            let shown = fault.shown().clone();
-            return Self::of(shown).because(error); // a layer has wrapped it
-        }
-        #[cfg(feature = "tower")]
-        {
-            if error.is::<tower::timeout::error::Elapsed>() {
-                // Cut off in the middle: nobody knows what was done.
-                return Self::new(code::TIMEOUT, "it took too long").because(error);
-            }
-            if error.is::<tower::load_shed::error::Overloaded>() {
-                return Self::new(code::OVERLOADED, "too much to do").retryable().because(error);
-            }
-        }
-        Self::new(code::FAILED, "the service failed").because(error)
+    pub(super) fn of_layer(error: BoxError) -> Self {
+        // What a layer sheds it has not begun.
+        let shed = matches!(Meaning::of(&*error), Meaning::Overloaded);
+        let fault = Self::from_error(error);
+        if shed { fault.retryable() } else { fault }
     }
 }
 
 impl<E: Error + Send + Sync + 'static> From<E> for Fault {
     fn from(error: E) -> Self {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
-        let call = loop {
-            match cause {
-                None => break None,
-                Some(error) => match error.downcast_ref::<CallError>() {
-                    Some(call) => break Some(call),
-                    None => cause = error.source(),
-                },
-            }
+        Self::from_error(error)
+    }
+}
+
+/// The deadline passed while a layer was not ready.
+#[derive(Debug, thiserror::Error)]
+#[error("its deadline passed before it was its turn")]
+pub(super) struct Expired;
+
+/// Without tower there is none.
+#[cfg(not(feature = "tower"))]
+#[derive(Debug, thiserror::Error)]
+enum Elapsed {}
+
+/// Without tower there is none.
+#[cfg(not(feature = "tower"))]
+#[derive(Debug, thiserror::Error)]
+enum Overloaded {}
+
+/// What an error stands for: the first of these in the chain of its sources.
+pub(super) enum Meaning<'e> {
+    /// A fault on its way through layers.
+    Fault(&'e Fault),
+    /// Its time was over before the handler was called.
+    Expired,
+    /// Cut off in the middle: nobody knows what was done.
+    Elapsed,
+    /// Not begun.
+    Overloaded,
+    /// A nested call had no answer in time.
+    DeadlinePassed,
+    /// What is behind the service could not be asked or told, or may be another time. That nothing was
+    /// done there does not say what was done here.
+    Unavailable,
+    /// Nothing that is known here.
+    Other,
+}
+
+impl<'e> Meaning<'e> {
+    pub(super) fn of(error: &'e (dyn Error + 'static)) -> Self {
+        chain(error).find_map(Self::of_one).unwrap_or(Self::Other)
+    }
+
+    fn of_one(error: &'e (dyn Error + 'static)) -> Option<Self> {
+        let nested = |retry| match retry {
+            Retry::Safe | Retry::IfIdempotent => Self::Unavailable,
+            Retry::Useless => Self::Other,
         };
-        // That nothing was done behind the service does not say what was done in it.
-        let fault = match call.map(|call| (call, call.retry())) {
-            Some((CallError::DeadlinePassed, _)) => {
-                Self::new(code::TIMEOUT, "a service behind it took too long")
-            }
-            Some((_, Retry::Safe | Retry::IfIdempotent)) => {
-                Self::new(code::UNAVAILABLE, "a service behind it could not be asked")
-            }
-            _ => Self::new(code::FAILED, "the service failed"),
+        if let Some(FaultError(fault)) = error.downcast_ref() {
+            return Some(Self::Fault(fault));
+        }
+        if let Some(call) = error.downcast_ref::<CallError>() {
+            return Some(match call {
+                CallError::DeadlinePassed => Self::DeadlinePassed,
+                call => nested(call.retry()),
+            });
+        }
+        if let Some(cast) = error.downcast_ref::<CastError>() {
+            return Some(nested(cast.retry()));
+        }
+        if error.is::<Expired>() {
+            return Some(Self::Expired);
+        }
+        if error.is::<Elapsed>() {
+            return Some(Self::Elapsed);
+        }
+        error.is::<Overloaded>().then_some(Self::Overloaded)
+    }
+
+    /// What the caller sees of it.
+    fn shown(&self) -> RemoteError {
+        let (code, message) = match self {
+            Self::Fault(fault) => return fault.shown().clone(),
+            Self::Expired => (code::TIMEOUT, "it was not its turn in time"),
+            Self::Elapsed => (code::TIMEOUT, "it took too long"),
+            Self::Overloaded => (code::OVERLOADED, "too much to do"),
+            Self::DeadlinePassed => (code::TIMEOUT, "a service behind it took too long"),
+            Self::Unavailable => (code::UNAVAILABLE, "a service behind it could not be asked"),
+            Self::Other => (code::FAILED, "the service failed"),
         };
-        fault.because(error)
+        RemoteError::new(code, message, false)
     }
 }
 
@@ -265,5 +346,42 @@ mod tests {
         assert_eq!(Fault::new("é".repeat(200), "").code(), "é".repeat(127));
         assert_eq!(Fault::new("empty", "").code(), "empty");
         assert_eq!(Fault::new("", "?").code(), code::FAILED);
+    }
+    /// An error with another one as its source, as layers and programs wrap them.
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    struct Wrapped(#[source] BoxError);
+
+    fn wrapped(error: impl Into<BoxError>) -> BoxError {
+        Wrapped(Wrapped(error.into()).into()).into()
+    }
+
+    #[cfg(feature = "tower")]
+    #[test]
+    fn what_towers_layers_say_is_understood_however_it_is_wrapped() {
+        let code_of = |fault: &Fault| (fault.code().to_owned(), fault.shown().retryable);
+        for error in [Elapsed::new().into(), wrapped(Elapsed::new())] {
+            assert_eq!(code_of(&Fault::of_layer(error)), (code::TIMEOUT.into(), false));
+        }
+        for error in [Overloaded::new().into(), wrapped(Overloaded::new())] {
+            assert_eq!(code_of(&Fault::of_layer(error)), (code::OVERLOADED.into(), true));
+        }
+        // What a handler had done before it was turned away elsewhere nobody knows.
+        let fault = Fault::from(Overloaded::new());
+        assert_eq!(code_of(&fault), (code::OVERLOADED.into(), false));
+    }
+
+    #[test]
+    fn a_fault_is_itself_again_and_the_first_error_that_is_known_counts() {
+        let fault = || Fault::new("odd", "it is odd").retryable();
+        for error in [fault().into(), wrapped(fault())] {
+            assert_eq!(Fault::from_error(error).shown(), fault().shown());
+        }
+        assert_eq!(Fault::from(Wrapped(fault().into())).code(), "odd");
+        let nested = |error: BoxError| Fault::from_error(error).code().to_owned();
+        assert_eq!(nested(wrapped(CallError::DeadlinePassed)), code::TIMEOUT);
+        assert_eq!(nested(wrapped(CastError::NotRouted)), code::UNAVAILABLE);
+        assert_eq!(nested(wrapped(fault().because(CastError::NotRouted))), "odd");
+        assert_eq!(nested("a text".into()), code::FAILED);
     }
 }

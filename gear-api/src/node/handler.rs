@@ -19,6 +19,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     BoxError, Context, Fault, code,
+    fault::{Expired, Meaning},
     job::Job,
     tasks::{Place, Work},
 };
@@ -309,11 +310,6 @@ where
     })
 }
 
-/// The deadline passed while a layer was not ready.
-#[derive(Debug, thiserror::Error)]
-#[error("its deadline passed before it was its turn")]
-struct Expired;
-
 /// A layered service. Each request gets a clone, which is made in its task: a layer that panics
 /// does so there. The lock is held only to make it.
 struct Layered<T>(Arc<Mutex<T>>);
@@ -354,8 +350,10 @@ where
             let mut expired = false;
             let handling = async {
                 let answer = answer.await;
-                expired = answer.as_ref().is_err_and(|error| error.is::<Expired>());
-                answer.map(Some).map_err(Fault::from_box)
+                let is_expired =
+                    |error: &BoxError| matches!(Meaning::of(&**error), Meaning::Expired);
+                expired = answer.as_ref().is_err_and(is_expired);
+                answer.map(Some).map_err(Fault::of_layer)
             };
             let result = CatchPanic { handling }.await;
             // Not if the handler's time is over while it runs: that is its own affair.
