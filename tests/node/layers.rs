@@ -138,6 +138,34 @@ async fn a_failure_is_relayed_without_the_promise_that_nothing_was_done() -> Tes
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_that_passes_by_itself_does_so_when_it_is_relayed() -> Test {
+    async fn ask(_: Arc<()>, cx: Context, how: String) -> Result<String, Fault> {
+        let answer = cx.client().call(REPO, ECHO, &how).await;
+        match (answer, &*how) {
+            (Err(CallError::Remote(error)), "relayed") => Err(Fault::relay(error)),
+            (Err(CallError::Remote(error)), "first of all") => Err(Fault::relay(error).retryable()),
+            (answer, _) => Ok(answer?),
+        }
+    }
+    async fn overloaded(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        Err(Fault::new(code::OVERLOADED, "too much to do").retryable())
+    }
+    let broker = broker();
+    let _repo = node(&broker, &REPO, "host1").on(ECHO, overloaded).start().await?;
+    let _ctrl = node(&broker, &CTRL, "host1").on(ECHO, ask).start().await?;
+    let client = client(&broker).await;
+    for (how, code, retry) in [
+        ("relayed", code::OVERLOADED, Retry::IfIdempotent),
+        ("first of all", code::OVERLOADED, Retry::Safe),
+        ("passed on", code::UNAVAILABLE, Retry::IfIdempotent),
+    ] {
+        let error = client.call(CTRL, ECHO, &how.to_owned()).await.expect_err("overloaded");
+        assert_eq!((error.code(), error.retry()), (Some(code), retry), "{how}");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cast_behind_a_layer_needs_no_answer_that_can_be_encoded() -> Test {
     type Odd = HashMap<(u8, u8), u8>;
     const ODD: Operation<(), Odd> = Operation::new("odd");

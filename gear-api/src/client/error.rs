@@ -82,18 +82,17 @@ pub enum CallError {
     Closed,
 }
 
+/// Codes of what ended in the middle, here or behind the service that says so: another try may well end
+/// otherwise.
+const PASSING: [&str; 4] = [code::TIMEOUT, code::DROPPED, code::UNAVAILABLE, code::OVERLOADED];
+
 impl CallError {
     /// Whether asking again makes sense; with [`Retry::allows`], for a given operation.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             Self::Remote(error) if error.retryable => Retry::Safe,
-            // Ended in the middle: another try may well end otherwise.
-            Self::Remote(error)
-                if [code::TIMEOUT, code::DROPPED, code::UNAVAILABLE].contains(&&*error.code) =>
-            {
-                Retry::IfIdempotent
-            }
+            Self::Remote(error) if PASSING.contains(&&*error.code) => Retry::IfIdempotent,
             Self::Remote(_) | Self::ReplyNotDecodable(_) => Retry::Useless,
             Self::NotRouted => Retry::Safe,
             Self::NotSent(why) => why.retry(),

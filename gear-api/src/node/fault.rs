@@ -128,7 +128,11 @@ impl Fault {
     }
 
     /// Answers what another service has answered: its code, message and details. Not that asking again
-    /// is safe: of what was done here before, it knows nothing.
+    /// is safe: of what was done here before, it knows nothing. So callers may ask again if all is
+    /// idempotent where the code is one of Gear's for what passes by itself ([`code::TIMEOUT`],
+    /// [`code::DROPPED`], [`code::UNAVAILABLE`], [`code::OVERLOADED`]); with any other code it is final
+    /// to them, also where the other service said otherwise. A handler that has done nothing before adds
+    /// [`retryable`](Self::retryable) where `error.retryable` was set.
     ///
     /// ```
     /// use gear_api::{CallError, Context, Fault, Operation, Service};
