@@ -1,11 +1,11 @@
 //! What nodes and clients write to the log. Alone in its process: what is logged is decided once for
 //! each place in the code, and tests beside it that log nowhere would have a say in it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gear::{
     CallError, Client, Context, Fault, Node, Operation, Pattern, Service, Topic,
-    memory::{BrokerFault, MemoryBroker},
+    memory::{BrokerFault, Injection, MemoryBroker},
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -277,5 +277,66 @@ async fn what_can_not_be_read_is_not_shown() -> Test {
         assert!(log.contains(&format!("source=JSON of another kind at {place}")), "{log}");
     }
     assert!(log.contains("source=REPO says: the reply could not be decoded: JSON of"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handled_has_a_span_with_its_outcome() -> Test {
+    async fn act(_: Arc<()>, _: Context, how: String) -> Result<String, Fault> {
+        match &*how {
+            "long" => return Ok("x".repeat(2_000)),
+            "odd" => return Err(Fault::new("odd", "it is odd")),
+            "panic" => panic!("as it was told"),
+            "hang" => std::future::pending::<()>().await,
+            _ => tokio::time::sleep(Duration::from_secs(2)).await,
+        }
+        Ok(how)
+    }
+    let written = Written::default();
+    let _guard = written.listen();
+    let broker = MemoryBroker::new();
+    let node = Node::builder(broker.connect(), CTRL.at("host1")?).max_body_bytes(1_000);
+    let node = node.concurrency(1).on(ECHO, act).start().await?;
+    let client = client(&broker).await;
+    let mut outcomes = Vec::new();
+    for how in ["long", "odd", "panic", "late", "echo"] {
+        let call = client.call(CTRL, ECHO, &how.to_owned());
+        outcomes.push(call.timeout(Duration::from_secs(5)).await.is_ok());
+    }
+    assert_eq!(outcomes, [false, false, false, true, true]);
+    client.cast(CTRL, ECHO, &"odd".to_owned()).await?;
+    client.cast(CTRL, ECHO, &"echo".to_owned()).await?;
+    broker.idle().await;
+    broker.inject(Injection::new(BrokerFault::Delay(Duration::from_secs(2))));
+    let cast = client.cast(CTRL, ECHO, &"echo".to_owned()).expires(Duration::from_secs(1));
+    cast.send().detach();
+    broker.idle().await;
+    assert_eq!(node.stats().expired, 1);
+    let call = client.call(CTRL, ECHO, &"hang".to_owned()).send();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.shutdown(Duration::ZERO).await;
+    assert!(call.await.is_err());
+
+    let spans = written.ended("gear.handle").into_iter();
+    let told = spans.map(|span| {
+        let (_, told) = span.split_once("subscription.name=CTRL ").expect("it came by a queue");
+        told.to_owned()
+    });
+    let failed = |code: &str| format!(r#"error.type="{code}" outcome="error""#);
+    let ok = || r#"outcome="ok""#.to_owned();
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            failed("too-large"),
+            failed("odd"),
+            failed("panicked"),
+            ok(),
+            ok(),
+            failed("odd"),
+            ok(),
+            r#"outcome="expired""#.to_owned(),
+            failed("dropped"),
+        ]
+    );
     Ok(())
 }

@@ -70,11 +70,11 @@
 //! | `gear.call` | it is sent until it has its answer | `ok`, `error`, `given-up` |
 //! | `gear.gather` | it is sent until its stream ends, with `answers`, their number | the same, or `incomplete` where an expected one is missing |
 //! | `gear.cast`, `gear.publish`, `gear.request` (a call whose answer goes elsewhere) | it is sent until the broker has it | as a call, or `detached` |
-//! | `gear.handle` | the handler is called until its message is settled | |
+//! | `gear.handle` | the handler is called until its message is settled | `ok`, `error`, or `expired` where its deadline passed before the handler was called |
 //!
-//! All have `operation`; `error.type` is the code of a failure that a service reported, or in a word
-//! which [`CallError`] or [`CastError`] it is. The rest is named as OpenTelemetry does:
-//! `messaging.destination.name` is the key that it was sent under,
+//! All have `operation`; where they end in an error, `error.type` is the code of the failure that the
+//! service reports, or in a word which [`CallError`] or [`CastError`] it is. The rest is named as
+//! OpenTelemetry does: `messaging.destination.name` is the key that it was sent under,
 //! `messaging.destination.subscription.name` the queue that it came by, and the
 //! `messaging.message.id` is the same at both ends. What a handler sends through its
 //! [`Context::client`] is within the handler's span. A `gear.handle` has no parent: what went before

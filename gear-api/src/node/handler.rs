@@ -357,7 +357,7 @@ where
             };
             let result = CatchPanic { handling }.await;
             // Not if the handler's time is over while it runs: that is its own affair.
-            if expired && job.expires() {
+            if expired && job.expires_in_span() {
                 return;
             }
             if let Some(rest) = job.finish(result) {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::Span;
+use tracing::{Span, level_filters::LevelFilter};
 
 use super::{Context, Fault, Reply, code, tasks::Work};
 use crate::{
@@ -29,6 +29,25 @@ pub(super) struct Job {
     settlement: Option<Settlement>,
     /// Whether somebody has begun to handle it.
     begun: bool,
+}
+
+/// The span of a handler.
+const HANDLE: &str = "gear.handle";
+
+/// Tells the span of the handler that runs here how it ended. Costs a look at a static where nobody
+/// listens, and no handler a place for its span.
+fn tell_outcome(outcome: &str, error: Option<&str>) {
+    if LevelFilter::current() < LevelFilter::INFO {
+        return;
+    }
+    let span = Span::current();
+    // Where that of the handler is filtered out, this one is somebody else's.
+    if span.metadata().is_some_and(|metadata| metadata.name() == HANDLE) {
+        if let Some(error) = error {
+            span.record("error.type", error);
+        }
+        span.record("outcome", outcome);
+    }
 }
 
 /// How long to wait before a message that could not be set aside goes back, and so comes
@@ -55,9 +74,18 @@ impl Job {
         expired
     }
 
+    /// The same for one that has its span already.
+    pub(super) fn expires_in_span(&mut self) -> bool {
+        let expired = self.expires();
+        if expired {
+            tell_outcome("expired", None);
+        }
+        expired
+    }
+
     /// The handler is about to be called. Returns whether it may be: not if its deadline has passed.
     pub(super) fn begin(&mut self) -> bool {
-        self.begun = !self.expires();
+        self.begun = !self.expires_in_span();
         self.begun
     }
 
@@ -74,7 +102,7 @@ impl Job {
         tracing::info_span!(
             // Whoever is on the stack has sent it, or only made room for it in its queue.
             parent: None,
-            "gear.handle",
+            HANDLE,
             operation = %message.operation(),
             kind = %message.kind(),
             from = %message.sender(),
@@ -82,6 +110,8 @@ impl Job {
             "messaging.destination.name" = %self.cx.key(),
             "messaging.destination.subscription.name" = %self.queue,
             "messaging.message.id" = message.id().map(tracing::field::display),
+            outcome = tracing::field::Empty,
+            "error.type" = tracing::field::Empty,
         )
     }
 
@@ -89,9 +119,12 @@ impl Job {
     pub(super) fn finish(mut self, result: Result<Option<Reply>, Fault>) -> Option<Rest> {
         let fault = match result {
             Ok(reply) => {
-                let wanted = self.cx.wants_answer();
-                let answer = if wanted { self.answer(reply.unwrap_or_default()) } else { None };
-                return self.answered(answer);
+                if self.cx.wants_answer() {
+                    let answer = self.answer(reply.unwrap_or_default());
+                    return self.answered(answer);
+                }
+                tell_outcome("ok", None);
+                return self.answered(None);
             }
             Err(fault) => fault,
         };
@@ -99,6 +132,7 @@ impl Job {
         count(if fault.code() == code::PANICKED { &counters.panicked } else { &counters.failed });
         let source = fault.source().map(|source| tracing::field::display(Causes(source)));
         tracing::warn!(code = fault.code(), source, "the handler failed: {fault}");
+        tell_outcome("error", Some(fault.code()));
         if self.cx.wants_answer() {
             let answer = self.answer_error(fault.shown());
             self.answered(answer)
@@ -188,6 +222,7 @@ impl Job {
         let (bytes, limit) = (reply.body.len(), self.core().settings.max_body_bytes);
         let too_large = |job: &mut Self, limit| {
             let text = format!("a reply of {bytes} bytes; the limit is {limit}");
+            tell_outcome("error", Some(code::TOO_LARGE));
             job.answer_error(&RemoteError::new(code::TOO_LARGE, text, false))
         };
         if bytes > limit {
@@ -197,9 +232,13 @@ impl Job {
         match answer.failed() {
             Some(&PublishError::TooLarge { limit, .. }) => too_large(self, limit),
             // Whoever asked is gone, or this node is.
-            None | Some(PublishError::NotRouted | PublishError::Closed) => Some(answer),
+            None | Some(PublishError::NotRouted | PublishError::Closed) => {
+                tell_outcome("ok", None);
+                Some(answer)
+            }
             Some(error) => {
                 tracing::warn!(%error, "the reply can not be sent");
+                tell_outcome("error", Some(code::FAILED));
                 let text = "the reply can not be sent";
                 self.answer_error(&RemoteError::new(code::FAILED, text, false))
             }
@@ -243,6 +282,7 @@ impl Drop for Job {
     fn drop(&mut self) {
         let Some(settlement) = self.settlement.take() else { return };
         if self.begun {
+            tell_outcome("error", Some(code::DROPPED));
             self.core().note_unfinished(self.message());
         }
         if self.begun && self.cx.wants_answer() {
