@@ -7,7 +7,7 @@ use gear::{
     memory::{BrokerFault, Injection, MemoryBroker},
 };
 
-use crate::{CTRL, ECHO, SECOND, Test, WHO, broker, client, node, slow_echo, who};
+use crate::{CTRL, ECHO, REPO, SECOND, Test, WHO, broker, client, node, slow_echo, who};
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_cuts_leave_nothing_behind() -> Test {
@@ -60,6 +60,28 @@ async fn tasks_of_handlers_are_used_again_and_end_with_their_node() -> Test {
     // The broker has one of its own from when it has something to wait for.
     assert_eq!(left[1], left[0]);
     assert_eq!(left[2], left[0]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_ends_when_its_node_shuts_down_and_outlives_one_that_is_dropped() -> Test {
+    let broker = broker();
+    let _ctrl = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+    let repo = node(&broker, &REPO, "host1").on(WHO, who).start().await?;
+    let client = repo.client().clone();
+    let open = client.call(CTRL, ECHO, &"x".into()).send();
+    drop(repo);
+    assert_eq!(open.await?, "x");
+    assert_eq!(client.call(CTRL, ECHO, &"y".into()).await?, "y");
+    let served = client.call(REPO, WHO, &()).timeout(SECOND).await;
+    assert!(matches!(served, Err(CallError::DeadlinePassed)), "{served:?}");
+    client.close().await;
+
+    let repo = node(&broker, &REPO, "host2").start().await?;
+    let client = repo.client().clone();
+    repo.shutdown(SECOND).await;
+    let closed = client.call(CTRL, ECHO, &"z".into()).await;
+    assert!(matches!(closed, Err(CallError::Closed)), "{closed:?}");
     Ok(())
 }
 

@@ -315,7 +315,9 @@ impl Client {
 
     /// Closes the client and its connection: open calls end with [`CallError::Closed`].
     ///
-    /// The client of a node ends with the node; see [`Node::shutdown`](crate::Node::shutdown).
+    /// The client of a node ends when the node shuts down; see
+    /// [`Node::shutdown`](crate::Node::shutdown). A clone that is kept outlives a node that is merely
+    /// dropped: it talks on, and keeps the connection open, until it is closed or dropped.
     ///
     /// # Cancel safety
     ///

@@ -59,7 +59,7 @@ use crate::{Client, Instance, Stats, Status, Transport, Unfinished, clock::after
 ///
 /// Dropping a node without [`shutdown`](Self::shutdown) stops it as soon as its tasks come
 /// to run: handlers are cut off, and what they had not finished goes back or is answered
-/// with an error.
+/// with an error. Clones of its [`client`](Self::client) talk on until the last of them is dropped.
 #[must_use = "a node stops when it is dropped"]
 pub struct Node {
     client: Client,
