@@ -453,3 +453,24 @@ async fn the_headers_of_a_trace_leave_a_cast_all_of_its_own() -> Test {
     drop(ctrl);
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_learns_that_its_request_was_delivered_before() -> Test {
+    async fn slow(log: Arc<Log>, cx: Context, text: String) -> Result<(), Fault> {
+        log.add(format!("{text} {}", cx.is_redelivered()));
+        tokio::time::sleep(SECOND).await;
+        Ok(())
+    }
+    let (broker, log) = (broker(), Log::default());
+    let link = broker.connect();
+    let ctrl = Node::builder(link.clone(), CTRL.at("host1")?).state(log.clone());
+    let _ctrl = ctrl.on(NOTE, slow).start().await?;
+    let client = client(&broker).await;
+    client.cast(CTRL, NOTE, &"one".into()).await?;
+    tokio::time::sleep(SECOND / 2).await;
+    link.cut();
+    client.cast(CTRL, NOTE, &"two".into()).await?;
+    broker.idle().await;
+    assert_eq!(log.take(), ["one false", "one true", "two false"]);
+    Ok(())
+}

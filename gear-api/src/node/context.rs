@@ -32,6 +32,7 @@ struct Inner {
     core: Arc<Core>,
     message: Message,
     key: Text,
+    redelivered: bool,
     deadline: Option<Instant>,
 }
 
@@ -43,9 +44,9 @@ struct Extension {
 }
 
 impl Context {
-    pub(super) fn new(core: Arc<Core>, message: Message, key: Text) -> Self {
+    pub(super) fn new(core: Arc<Core>, message: Message, key: Text, redelivered: bool) -> Self {
         let deadline = message.deadline().map(|deadline| core.clock.instant(deadline));
-        let request = Arc::new(Inner { core, message, key, deadline });
+        let request = Arc::new(Inner { core, message, key, redelivered, deadline });
         Self { request, extensions: None }
     }
 
@@ -96,6 +97,14 @@ impl Context {
     #[must_use]
     pub fn key(&self) -> &Text {
         &self.request.key
+    }
+
+    /// Whether it was delivered before, here or to another instance, and came back: what it asks for may
+    /// have been done, or be being done. That it was not does not say that it is the first of its
+    /// [`id`](Message::id): a sender that did not learn whether it arrived may have sent it again.
+    #[must_use]
+    pub fn is_redelivered(&self) -> bool {
+        self.request.redelivered
     }
 
     /// When it is of no more use to anybody.

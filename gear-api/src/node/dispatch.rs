@@ -267,9 +267,9 @@ impl Dispatch {
 impl DeliverySink for Dispatch {
     fn deliver(&self, delivery: Delivery) {
         let Some(place) = self.tasks.enter() else { return self.hold(delivery) };
-        let key = delivery.key().clone();
+        let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
         let (message, settlement) = delivery.into_parts();
-        let cx = Context::new(Arc::clone(&self.core), message, key);
+        let cx = Context::new(Arc::clone(&self.core), message, key, redelivered);
         let mut job = Job::new(cx, self.queue.clone(), settlement);
         let (key, message) = (job.context().key(), job.context().message());
         let (kind, operation) = (message.kind(), message.operation());
