@@ -268,3 +268,29 @@ async fn a_layer_whose_own_call_fails_answers_as_a_handler_would() -> Test {
     ask_all(code::TIMEOUT).await;
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_answers_by_itself_and_changes_answers() -> Test {
+    fn cached(mut inner: HandlerService, request: Request) -> Answer {
+        let known = request.context().message().body() == "\"known\"";
+        let answer = (!known).then(|| inner.call(request));
+        Box::pin(async {
+            let Some(answer) = answer else {
+                return Ok(Reply::new("application/json", "\"kept\""));
+            };
+            let mut reply = answer.await?;
+            reply.body = reply.body.to_ascii_uppercase().into();
+            Ok(reply)
+        })
+    }
+    async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        Ok(text)
+    }
+    let broker = broker();
+    let node = node(&broker, &CTRL, "host1").layer(layer_fn(|inner| Around(inner, cached)));
+    let _node = node.on(ECHO, echo).start().await?;
+    let client = client(&broker).await;
+    assert_eq!(client.call(CTRL, ECHO, &"known".into()).await?, "kept");
+    assert_eq!(client.call(CTRL, ECHO, &"new".into()).await?, "NEW");
+    Ok(())
+}

@@ -106,13 +106,23 @@ impl Request {
     }
 }
 
-/// A handler's answer on its way back through layers.
+/// A handler's answer on its way back through layers, which may change it or make one of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reply {
     /// The MIME type of the body.
     pub content_type: Text,
     /// The encoded answer.
     pub body: Bytes,
+}
+
+impl Reply {
+    /// An answer of a layer's own: what a codec has made of a value, and the codec's
+    /// [`CONTENT_TYPE`](Codec::CONTENT_TYPE). The empty one, which answers `()`, is the default.
+    #[must_use]
+    pub fn new(content_type: impl Into<Text>, body: impl Into<Bytes>) -> Self {
+        Self { content_type: content_type.into(), body: body.into() }
+    }
 }
 
 /// A handler as the innermost tower service.
