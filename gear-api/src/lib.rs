@@ -109,8 +109,9 @@ pub use {
     },
     bytes::Bytes,
     client::{
-        Answer, Answers, Call, CallError, Cast, CastError, Client, ClientBuilder, Gather, NotSent,
-        RemoteError, Response, Retry, Sending, StartError, Stats, Tap, Tapped, Unfinished,
+        Answer, Answers, Call, CallError, Cast, CastError, Client, ClientBuilder, Gather,
+        Gathering, NotSent, RemoteError, Response, Retry, Sending, StartError, Stats, Tap, Tapped,
+        Unfinished,
     },
     clock::{Clock, Timestamp},
     codec::{Codec, CodecError, Json, Raw},

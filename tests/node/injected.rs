@@ -232,6 +232,27 @@ async fn a_gather_whose_confirm_is_lost_has_its_answers_at_once() -> Test {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gather_is_sent_at_once_and_awaited_later() -> Test {
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).on(ECHO, slow_echo).start().await?;
+    let client = client(&broker).await;
+    let start = Instant::now();
+    let slow = client.gather(CTRL.all(), ECHO, &"x".into()).expect([CTRL.at("host1")?]).send();
+    assert_eq!(client.call(CTRL, WHO, &()).await?, "CTRL.host1");
+    tokio::time::sleep(SECOND).await;
+    let mut answers = slow.await?;
+    assert!(answers.next().await.is_some_and(|answer| answer.result.is_ok()));
+    assert_eq!(start.elapsed(), SECOND);
+    let nobody = client.gather(REPO.all(), WHO, &()).send();
+    assert!(matches!(nobody.await, Err(CallError::NotRouted)));
+    let bad = client.gather(CTRL.all(), WHO, &()).header("x-bad", 1).send();
+    assert!(matches!(bad.await, Err(CallError::NotSent(NotSent::Header(_)))));
+    drop(answers);
+    assert_eq!(client.stats().open_calls, 0);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gather_whose_client_is_closed_says_so() -> Test {
     let broker = broker();
     let _node = node(&broker, &CTRL, "host1").on(WHO, who).on(ECHO, slow_echo).start().await?;

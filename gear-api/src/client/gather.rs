@@ -7,12 +7,12 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_core::Stream;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::coop};
 
 use super::{
     CallError, Client,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{Address, Codec, HeaderValue, Instance, Operation, Text};
 
-/// A request to many that is not sent yet: awaiting it sends it.
+/// A request to many that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
 ///
 /// ```
 /// use gear_api::{Client, Context, Node, Operation, Service};
@@ -103,38 +103,79 @@ impl<Rep, C: Codec<Rep>> Gather<Rep, C> {
         self.request.header(name.into(), value.into());
         self
     }
-}
 
-impl<Rep: 'static, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
-    type Output = Result<Answers<Rep, C>, CallError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
+    /// Sends it now; whether somebody is there can be awaited later, and then the answers.
+    pub fn send(self) -> Gathering<Rep, C> {
         let mut trace = self.request.trace(Sent::Gather);
         let (sender, receiver) = mpsc::unbounded_channel();
         let expected = self.expected;
-        let open = self.request.send(Waiter::Many(sender), C::CONTENT_TYPE);
-        if let Err(error) = &open {
-            trace.failed(error.word());
-        }
-        let answers = open.map(|open| Answers {
-            open,
-            trace,
-            receiver,
-            first: None,
-            expects: !expected.is_empty(),
-            missing: expected,
-            answered: BTreeSet::new(),
-            heard: 0,
-            reply: PhantomData,
-        });
-        Box::pin(async move {
-            let mut answers = answers?;
-            let sent = std::future::poll_fn(|cx| answers.poll_sent(cx)).await;
-            if let Err(error) = &sent {
-                answers.trace.failed(error.word());
+        let state = match self.request.send(Waiter::Many(sender), C::CONTENT_TYPE) {
+            Err(error) => {
+                trace.failed(error.word());
+                State::Failed(error)
             }
-            sent.map(|()| answers)
+            Ok(open) => State::Open(Answers {
+                open,
+                trace,
+                receiver,
+                first: None,
+                expects: !expected.is_empty(),
+                missing: expected,
+                answered: BTreeSet::new(),
+                heard: 0,
+                reply: PhantomData,
+            }),
+        };
+        Gathering(state)
+    }
+}
+
+impl<Rep, C: Codec<Rep>> IntoFuture for Gather<Rep, C> {
+    type Output = Result<Answers<Rep, C>, CallError>;
+    type IntoFuture = Gathering<Rep, C>;
+
+    fn into_future(self) -> Gathering<Rep, C> {
+        self.send()
+    }
+}
+
+/// A gather that was sent: ready when the broker has it, or somebody has answered.
+///
+/// # Cancel safety
+///
+/// Dropping it gives up the answers; the request is not unsent, unless it still waits for
+/// the connection, or behind others for the broker.
+#[must_use = "the answers are lost"]
+pub struct Gathering<Rep, C>(State<Rep, C>);
+
+enum State<Rep, C> {
+    Failed(CallError),
+    Open(Answers<Rep, C>),
+    Done,
+}
+
+impl<Rep, C: Codec<Rep>> Future for Gathering<Rep, C> {
+    type Output = Result<Answers<Rep, C>, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let sent = match &mut self.0 {
+            State::Open(answers) => ready!(answers.poll_sent(cx)),
+            State::Failed(_) => {
+                // Whoever tries again at once lets others run.
+                ready!(coop::poll_proceed(cx)).made_progress();
+                Ok(())
+            }
+            // Polled after it ended.
+            State::Done => return Poll::Pending,
+        };
+        Poll::Ready(match (std::mem::replace(&mut self.0, State::Done), sent) {
+            (State::Open(answers), Ok(())) => Ok(answers),
+            (State::Open(mut answers), Err(error)) => {
+                answers.trace.failed(error.word());
+                Err(error)
+            }
+            (State::Failed(error), _) => Err(error),
+            (State::Done, _) => Err(CallError::Closed),
         })
     }
 }
@@ -198,7 +239,7 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer<Rep>>> {
-        let answer = std::task::ready!(self.poll_answer(cx));
+        let answer = ready!(self.poll_answer(cx));
         match &answer {
             Some(Answer { result: Err(error @ CallError::Closed), .. }) => {
                 self.trace.failed(error.word());
@@ -216,7 +257,7 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
             }
             let next = match self.first.take() {
                 Some(first) => Some(first),
-                None => std::task::ready!(self.receiver.poll_recv(cx)),
+                None => ready!(self.receiver.poll_recv(cx)),
             };
             let reply = match next {
                 Some(Ok(reply)) => reply,
@@ -250,6 +291,12 @@ impl<Rep, C: Codec<Rep>> Stream for Answers<Rep, C> {
 impl<Rep, C> fmt::Debug for Gather<Rep, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gather").field("to", self.request.to()).finish_non_exhaustive()
+    }
+}
+
+impl<Rep, C> fmt::Debug for Gathering<Rep, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gathering").finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,7 @@ pub use self::{
     cast::{Cast, Sending},
     core::{Stats, Unfinished},
     error::{CallError, CastError, NotSent, RemoteError, Retry, StartError},
-    gather::{Answer, Answers, Gather},
+    gather::{Answer, Answers, Gather, Gathering},
     tap::{Tap, Tapped},
 };
 use crate::{
