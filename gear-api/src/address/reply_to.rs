@@ -8,7 +8,15 @@ use crate::Text;
 /// Where the answer to a request goes: the name of a queue, as AMQP's `reply-to`.
 ///
 /// Gear's own are of two kinds: the reply queue of one instance, and the shared
-/// queue of a service. A foreign program may name any queue of its own.
+/// queue of a service. A foreign program names a queue of its own, which is reached through the
+/// default exchange.
+///
+/// Such a queue must not be called like a service: an answer to a plain word like `callbacks` is for the
+/// service of that name, and goes to the exchange `gear.reply`. A name with a dot, or with another
+/// character that no [`Service`] has, is safe (`billing.callbacks`, `billing/callbacks`), as are the
+/// names that brokers make up (`amq.gen-…`, `amq.rabbitmq.reply-to.…`); not those that Gear's other
+/// queues have ([`is_for_no_reply`](crate::topology::is_for_no_reply)). A queue that keeps its plain
+/// name is bound to `gear.reply` with that name as the key, if no service has it.
 ///
 /// ```
 /// use gear_api::{ReplyTo, Service};
@@ -18,6 +26,9 @@ use crate::Text;
 /// assert!(ReplyTo::queue("WEB.host1:reply.6f").is_gear());
 /// assert!(!ReplyTo::queue("WEB:dead").is_gear());
 /// assert!(!ReplyTo::queue("amq.rabbitmq.reply-to.g1h2").is_gear());
+///
+/// assert!(ReplyTo::queue("callbacks").is_gear()); // a service for all that Gear knows
+/// assert!(!ReplyTo::queue("billing.callbacks").is_gear());
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ReplyTo {

@@ -186,7 +186,9 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// ([`NodeBuilder::on_reply`](crate::NodeBuilder::on_reply)) takes it: nobody here waits.
     /// Awaiting it waits until the broker has the request.
     ///
-    /// The deadline still travels with the request, but when it passes nobody is told.
+    /// The deadline still travels with the request, but when it passes nobody is told. It is that of the
+    /// call: a [`timeout`](Self::timeout) is set before this. After it, [`Cast::timeout`] is about the
+    /// broker alone, and [`Cast::expires`] sets the deadline.
     ///
     /// ```
     /// use gear_api::{Context, Fault, Node, Operation, RemoteError, Service};

@@ -112,8 +112,9 @@ impl Cast {
         self
     }
 
-    /// How long to wait for the broker from now on, instead of the client's
-    /// `send_timeout`.
+    /// How long to wait for the broker from now on, instead of the client's `send_timeout` (of a call
+    /// whose answer goes elsewhere: instead of until its deadline). How long the message is of use is
+    /// said with [`expires`](Self::expires).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.give_up = self.client.bound(after(Instant::now(), timeout));
         self
