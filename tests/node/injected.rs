@@ -495,3 +495,28 @@ async fn a_handler_learns_that_its_request_was_delivered_before() -> Test {
     assert_eq!(log.take(), ["one false", "one true", "two false"]);
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_has_left_is_not_said_to_have_stayed_because_the_client_is_closed() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let _node = node(&broker, &CTRL, "host1").state(log.clone()).on(NOTE, note).start().await?;
+    let link = broker.connect();
+    let client = Client::builder(link.clone(), "CLI.test".parse()?).start().await?;
+    broker.inject(BrokerFault::LoseConfirm);
+    let cast = client.cast(CTRL, NOTE, &"x".into()).send();
+    tokio::time::sleep(SECOND).await;
+    link.cut_for(SECOND * 60);
+    client.close().await;
+    let error = cast.await.unwrap_err();
+    assert!(matches!(error, CastError::Unknown(_)), "{error:?}");
+    assert_eq!(log.take().len(), 1);
+
+    // From then on nothing leaves.
+    let error = client.cast(CTRL, NOTE, &"y".into()).await.unwrap_err();
+    assert!(matches!(error, CastError::Closed), "{error:?}");
+    let error = client.call(CTRL, NOTE, &"z".into()).await.unwrap_err();
+    assert!(matches!(error, CallError::Closed), "{error:?}");
+    broker.idle().await;
+    assert_eq!(log.take(), [""; 0]);
+    Ok(())
+}

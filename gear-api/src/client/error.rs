@@ -56,7 +56,7 @@ impl Retry {
 /// | [`NotSent`](Self::NotSent) | no | safe, or useless where the request itself is at fault |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
 /// | [`ReplyNotDecodable`](Self::ReplyNotDecodable) | yes | useless |
-/// | [`Closed`](Self::Closed) | unknown | if idempotent |
+/// | [`Closed`](Self::Closed) | unknown; no, if it was called when the client was closed | if idempotent, by another client |
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -77,7 +77,9 @@ pub enum CallError {
     /// An answer came, and is not what the operation says.
     #[error("the reply could not be decoded: {0}")]
     ReplyNotDecodable(CodecError),
-    /// The client was closed while the call was open, or before.
+    /// The client was closed while the call was open: the request may have been handled, or still be.
+    /// Or it was closed before, and nothing was sent. The error does not tell which, so
+    /// [`retry`](Self::retry) says what is true of both; another client it takes in any case.
     #[error("the client is closed")]
     Closed,
 }
@@ -137,7 +139,8 @@ pub enum CastError {
     /// have arrived.
     #[error("nobody knows whether the message arrived: {0}")]
     Unknown(Text),
-    /// The client is closed.
+    /// The client is closed, and the message was not sent: one that has left when it is closed ends as
+    /// [`Unknown`](Self::Unknown). Nor will this client send it another time.
     #[error("the client is closed")]
     Closed,
 }
