@@ -9,10 +9,10 @@ use std::{
 };
 
 use gear::{
-    CallError, CastError, Client, Context, Fault, Headers, Kind, Message, Node, NotSent, Operation,
-    Pattern, PublishError, RemoteError, ReplyTo, Retry, Route, StartError, Subscription, Transport,
-    code,
-    memory::{BrokerFault, Injection, MemoryBroker},
+    CallError, CastError, Client, Context, Fault, Feed, Headers, Kind, Message, Node, NotSent,
+    Operation, Pattern, PublishError, RemoteError, ReplyTo, Retry, Route, StartError, Subscription,
+    Transport, code,
+    memory::{BrokerFault, Injection, MemoryBroker, Overflow, Policy},
 };
 use tokio::time::Instant;
 
@@ -26,13 +26,42 @@ async fn echoing(broker: &MemoryBroker) -> Result<(Node, Client), StartError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_request_was_not_sent() -> Test {
+async fn a_refused_request_is_not_waited_for() -> Test {
     let broker = broker();
     let (_node, client) = echoing(&broker).await?;
+    let start = Instant::now();
     broker.inject(BrokerFault::Refuse);
     let error = client.call(CTRL, ECHO, &"x".into()).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(NotSent::Refused(_))));
-    assert_eq!(error.retry(), Retry::Safe);
+    assert_eq!(error.retry(), Retry::IfIdempotent);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_queue_refuses_may_have_been_done_and_answered() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let node = node(&broker, &CTRL, "host1").on(WHO, who).state(log.clone()).on(NOTE, note);
+    let _node = node.start().await?;
+    let client = client(&broker).await;
+    let before = broker.queues();
+    let _tap = client.tap(Feed::Requests, Pattern::new("CTRL")).await?;
+    let queues = broker.queues().into_iter();
+    let of_tap = queues.map(|queue| queue.name).find(|name| before.iter().all(|q| q.name != *name));
+    let full = Policy::new().max_length(0).overflow(Overflow::RejectPublish);
+    broker.set_policy(of_tap.ok_or("a tap has a queue")?.parse()?, full);
+
+    let error = client.cast(CTRL, NOTE, &"x".into()).await.unwrap_err();
+    assert!(matches!(error, CastError::NotSent(NotSent::Refused(_))), "{error:?}");
+    broker.idle().await;
+    assert_eq!(log.take().len(), 1, "the service has it");
+    assert_eq!(error.retry(), Retry::IfIdempotent);
+
+    let call = client.call(CTRL, WHO, &()).send();
+    let gather = client.gather(CTRL, WHO, &()).send();
+    broker.idle().await;
+    assert_eq!(call.await?, "CTRL.host1");
+    assert!(gather.await?.next().await.is_some_and(|answer| answer.result.is_ok()));
     Ok(())
 }
 
@@ -152,7 +181,7 @@ async fn a_cast_that_is_refused_and_one_whose_confirm_is_lost() -> Test {
     broker.inject(BrokerFault::Refuse);
     let refused = client.cast(CTRL, NOTE, &text).await.unwrap_err();
     assert!(matches!(refused, CastError::NotSent(NotSent::Refused(_))));
-    assert_eq!(refused.retry(), Retry::Safe);
+    assert_eq!(refused.retry(), Retry::IfIdempotent);
 
     // Of several queues the others may have it.
     broker.inject(BrokerFault::Refuse);

@@ -53,7 +53,7 @@ impl Retry {
 /// |---|---|---|
 /// | [`Remote`](Self::Remote) | the service says | as it says; if idempotent where it ended in the middle |
 /// | [`NotRouted`](Self::NotRouted) | no | safe |
-/// | [`NotSent`](Self::NotSent) | no | safe, or useless where the request itself is at fault |
+/// | [`NotSent`](Self::NotSent) | no; hardly, if it was [refused](NotSent::Refused) | safe, or useless where the request itself is at fault; if idempotent where it was refused |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
 /// | [`ReplyNotDecodable`](Self::ReplyNotDecodable) | yes | useless |
 /// | [`Closed`](Self::Closed) | unknown; no, if it was called when the client was closed | if idempotent, by another client |
@@ -68,7 +68,7 @@ pub enum CallError {
     /// back; until then a call to it ends at its deadline.
     #[error("nobody is there: no such service or instance")]
     NotRouted,
-    /// The request never left.
+    /// The request never left, or was turned away.
     #[error("the request was not sent: {0}")]
     NotSent(NotSent),
     /// No answer came in time. The request may have been handled, or still be.
@@ -132,7 +132,7 @@ pub enum CastError {
     /// queue for a while (an instance for a day), and gets the message when it comes back.
     #[error("nobody is there: no such service or instance")]
     NotRouted,
-    /// The message never left.
+    /// The message never left, or was turned away.
     #[error("the message was not sent: {0}")]
     NotSent(NotSent),
     /// The broker's answer was lost, or one of several queues refused the message. It may
@@ -183,7 +183,7 @@ impl CastError {
     }
 }
 
-/// Why a message never left.
+/// Why a message never left, or was turned away.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSent {
@@ -201,7 +201,9 @@ pub enum NotSent {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The broker refused it, e.g. because the queue is full.
+    /// The broker refused it, e.g. because the queue is full. Mostly nobody has it then; but where a tap, or
+    /// an operator, has bound another queue to the same key, it may be that one which refused it, and
+    /// the service has it. Who asks again is to be idempotent for that.
     #[error("the broker refused it: {0}")]
     Refused(Text),
     /// Its deadline had passed before it was sent: that of the request that it is part of, or
@@ -219,7 +221,8 @@ pub enum NotSent {
 impl NotSent {
     fn retry(&self) -> Retry {
         match self {
-            Self::Refused(_) | Self::Unavailable(_) => Retry::Safe,
+            Self::Unavailable(_) => Retry::Safe,
+            Self::Refused(_) => Retry::IfIdempotent,
             Self::Header(_)
             | Self::Encode(_)
             | Self::TooLarge { .. }

@@ -213,6 +213,13 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
     /// Ready when the broker has the request, or somebody has answered it already.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         if let Poll::Ready(sent) = self.open.poll_sent(cx) {
+            // As with calls, an answer that is here counts.
+            if sent.is_err()
+                && let Ok(answer @ Ok(_)) = self.receiver.try_recv()
+            {
+                self.first = Some(answer);
+                return Poll::Ready(Ok(()));
+            }
             return Poll::Ready(sent);
         }
         self.receiver.poll_recv(cx).map(|answer| match answer {
