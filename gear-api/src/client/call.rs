@@ -83,7 +83,7 @@ impl Request {
     }
 
     #[inline(always)]
-    fn head(&self, content_type: Text, reply_to: ReplyTo) -> Head {
+    fn head(&self, content_type: Text, reply_to: ReplyTo, own: Option<Box<Headers>>) -> Head {
         let core = self.client.core();
         let operation = Text::from_static(self.operation);
         let mut head = core.head(Kind::Call, operation, self.sent_at, self.client.parent_message());
@@ -92,6 +92,9 @@ impl Request {
         head.content_type = content_type;
         head.reply_to = Some(reply_to);
         head.deadline = Some(core.clock.timestamp(self.deadline));
+        if let Some(own) = own {
+            head.headers = head.headers.with(*own);
+        }
         head
     }
 
@@ -106,13 +109,10 @@ impl Request {
         if self.deadline <= Instant::now() {
             return Err(CallError::NotSent(NotSent::TooLate));
         }
+        let headers = self.headers.take();
         let core = self.client.core();
         let reply_to = core.pending.insert(&self.id, self.deadline, waiter)?;
-        let mut head = self.head(content_type, reply_to);
-        if let Some(headers) = self.headers.take() {
-            head.headers = head.headers.with(*headers);
-        }
-        let message = head.message(body);
+        let message = self.head(content_type, reply_to, headers).message(body);
         let publish = core.transport.send(Route::Address(&self.to), message);
         Ok(Open {
             core: self.client.into_core(),
@@ -232,7 +232,7 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// # }
     /// ```
     pub fn reply_to(self, service: &Service) -> Cast {
-        let head = self.request.head(C::CONTENT_TYPE, ReplyTo::service(service));
+        let head = self.request.head(C::CONTENT_TYPE, ReplyTo::service(service), None);
         let Request { client, to, deadline, body, headers, .. } = self.request;
         Cast::of_request(client, to, deadline, head, body, headers)
     }
@@ -331,14 +331,7 @@ fn poll_answer(
     cx: &mut Context<'_>,
 ) -> Poll<Result<Message, CallError>> {
     if let Poll::Ready(Err(error)) = open.poll_sent(cx) {
-        // One of several queues may have refused what another one has: an answer that is here counts.
-        return Poll::Ready(match answer.try_recv() {
-            Ok(Ok(answer)) => {
-                open.forgotten = true;
-                Ok(answer)
-            }
-            _ => Err(error),
-        });
+        return Poll::Ready(answer_or(error, open, answer));
     }
     let answer = ready!(Pin::new(answer).poll(cx));
     // Whoever answers has taken it out of the table.
@@ -347,6 +340,22 @@ fn poll_answer(
         Ok(answer) => answer.map_err(|ended| open.ended(ended)),
         Err(_) => Err(CallError::Closed),
     })
+}
+
+/// One of several queues may have refused what another one has: an answer that is here counts.
+#[cold]
+fn answer_or(
+    error: CallError,
+    open: &mut Open,
+    answer: &mut oneshot::Receiver<pending::Answer>,
+) -> Result<Message, CallError> {
+    match answer.try_recv() {
+        Ok(Ok(answer)) => {
+            open.forgotten = true;
+            Ok(answer)
+        }
+        _ => Err(error),
+    }
 }
 
 impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {

@@ -36,10 +36,14 @@ const HANDLE: &str = "gear.handle";
 
 /// Tells the span of the handler that runs here how it ended. Costs a look at a static where nobody
 /// listens, and no handler a place for its span.
+#[inline(always)]
 fn tell_outcome(outcome: &str, error: Option<&str>) {
-    if LevelFilter::current() < LevelFilter::INFO {
-        return;
+    if LevelFilter::current() >= LevelFilter::INFO {
+        record_outcome(outcome, error);
     }
+}
+
+fn record_outcome(outcome: &str, error: Option<&str>) {
     let span = Span::current();
     // Where that of the handler is filtered out, this one is somebody else's.
     if span.metadata().is_some_and(|metadata| metadata.name() == HANDLE) {
