@@ -212,7 +212,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// What a layer of one's own looks like is shown at [`Request`].
     ///
     /// The error of a timeout becomes [`code::TIMEOUT`](crate::code::TIMEOUT), that of load
-    /// shedding [`code::OVERLOADED`](crate::code::OVERLOADED) (feature `tower`).
+    /// shedding [`code::OVERLOADED`](crate::code::OVERLOADED) (feature `tower`), also where another layer
+    /// wraps it; any other error becomes what `?` in a handler makes of it.
     ///
     /// ```
     /// use gear_api::{Context, Node, Operation, Service};
