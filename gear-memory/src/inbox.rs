@@ -54,6 +54,8 @@ struct State {
     /// Set while the consumer's task waits.
     waker: Option<Waker>,
     end: Option<ConsumerEnd>,
+    /// The broker's consumers before, whose deliveries somebody may still be at.
+    earlier: Vec<ConsumerId>,
 }
 
 /// Settlements of one consumer.
@@ -162,14 +164,36 @@ impl Inbox {
     /// The connection is lost, and with it whatever was delivered or settled meanwhile.
     pub(crate) fn detach(&self) {
         let mut state = self.lock();
-        if let Some(lease) = state.lease.take() {
-            lease.over.store(true, Ordering::Release);
+        let ended = self.end_lease(&mut state);
+        if let Some(lease) = &ended {
             lease.undone.store(true, Ordering::Release);
         }
         state.arrived.clear();
         drop(state);
+        self.leave_late(ended);
+    }
+
+    fn end_lease(&self, state: &mut State) -> Option<Arc<Lease>> {
+        let lease = state.lease.take()?;
+        lease.over.store(true, Ordering::Release);
+        if self.forward.get().is_some() {
+            state.earlier.push(lease.consumer);
+        }
+        Some(lease)
+    }
+
+    /// What was settled in the last moment is late: whoever takes it in finds the consumer gone.
+    fn leave_late(&self, ended: Option<Arc<Lease>>) {
         // `over` is set before this and read under this lock: nothing stale comes in later.
-        drop(self.take_settled());
+        let mut settled = self.lock_settled();
+        if let Some(lease) = ended.filter(|_| !settled.verdicts.is_empty()) {
+            lease.shared.leave_settled(&mut settled);
+        }
+    }
+
+    /// The broker's consumers that there were before.
+    pub(crate) fn earlier(&self) -> Vec<ConsumerId> {
+        self.lock().earlier.clone()
     }
 
     /// The queue is gone, and with it whatever was not settled. What was delivered does not come
@@ -177,16 +201,14 @@ impl Inbox {
     /// yet, the newest are kept, at most so many.
     pub(crate) fn detach_from_deleted(&self, keep: usize) {
         let mut state = self.lock();
-        if let Some(lease) = state.lease.take() {
-            lease.over.store(true, Ordering::Release);
-        }
+        let ended = self.end_lease(&mut state);
         let surplus = state.arrived.len().saturating_sub(keep);
         let surplus: Vec<Delivered> = state.arrived.drain(..surplus).collect();
         // The next lease must not take these tags for its own.
         state.arrived.iter_mut().for_each(|delivered| delivered.tag = None);
         drop(state);
         drop(surplus);
-        drop(self.take_settled());
+        self.leave_late(ended);
     }
 
     pub(crate) fn consumer(&self) -> Option<ConsumerId> {
@@ -241,6 +263,10 @@ impl Outlet for Arc<Inbox> {
         state.arrived.push_back(delivered);
         state.waker.take().map(Wake::Task)
     }
+
+    fn is_bounded(&self) -> bool {
+        self.forward.get().is_some()
+    }
 }
 
 impl Lease {
@@ -261,6 +287,16 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// The consumer is gone, and another may wait for the place that this took up.
+    #[cold]
+    fn settle_late(&self, tag: Tag, verdict: Verdict) {
+        let mut late = Settled { consumer: self.consumer, verdicts: vec![(tag, verdict)] };
+        self.shared.leave_settled(&mut late);
+        self.shared.take_in_settled();
+    }
+}
+
 fn tag_of(tag: u64) -> Tag {
     Tag::from(KeyData::from_ffi(tag))
 }
@@ -274,7 +310,8 @@ impl Settle for Lease {
         }
         let mut settled = self.inbox.lock_settled();
         if self.over.load(Ordering::Acquire) {
-            return;
+            drop(settled);
+            return self.settle_late(tag, verdict);
         }
         settled.consumer = self.consumer;
         settled.verdicts.push((tag, verdict));

@@ -97,6 +97,7 @@ impl Subscribed {
                 exclusive,
                 priority: 0,
                 set_aside: service.map(|service| service.as_str().into()),
+                follows: Vec::new(),
             },
         };
         Ok((subscribed, listening))
@@ -152,7 +153,9 @@ impl Shared {
         }
         if let Some(queue) = consumed {
             let outlet = Arc::clone(&subscribed.inbox);
-            let consumer = state.model.consume(queue, subscribed.consume.clone(), outlet, now)?;
+            let mut consume = subscribed.consume.clone();
+            consume.follows = subscribed.inbox.earlier();
+            let consumer = state.model.consume(queue, consume, outlet, now)?;
             let wakes = subscribed.inbox.attach(self, consumer);
             state.model.wakes().extend(wakes);
         }

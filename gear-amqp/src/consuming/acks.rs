@@ -19,7 +19,7 @@ use lapin::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-use super::drops::Drops;
+use super::{drops::Drops, inbox::Inbox};
 use crate::publishing::gate::Gate;
 
 /// What is known of one delivery tag.
@@ -281,14 +281,16 @@ impl Drop for Acks {
 pub(crate) struct Settler {
     pub(crate) acks: Arc<Acks>,
     drops: Arc<Drops>,
+    /// It holds deliveries, and they hold this.
+    inbox: Weak<Inbox>,
     /// No other consumer of this process has it.
     number: u64,
 }
 
 impl Settler {
-    pub(crate) fn new(acks: Arc<Acks>, drops: Arc<Drops>) -> Self {
+    pub(crate) fn new(acks: Arc<Acks>, drops: Arc<Drops>, inbox: Weak<Inbox>) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        Self { acks, drops, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+        Self { acks, drops, inbox, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// A message goes out that has been out before.
@@ -314,6 +316,10 @@ impl Settle for Settler {
                 self.drops.given_back(held);
                 self.acks.give_back(tag, false);
             }
+        }
+        // Told last: there is room for another one.
+        if let Some(inbox) = self.inbox.upgrade() {
+            inbox.settled();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -46,12 +46,20 @@ struct State {
     waker: Option<Waker>,
     /// Somebody sees to it that `stop` is heard.
     attended: bool,
+    /// Somebody gives the sink what was kept from it.
+    releasing: bool,
 }
 
-#[derive(Default)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
     sink: OnceLock<Arc<dyn DeliverySink>>,
+    /// The sink has so many unsettled deliveries, at most. The broker counts those of one connection;
+    /// after another has taken its place there are those of both.
+    limit: usize,
+    /// Deliveries that are not settled, here or with whoever has taken them.
+    unsettled: AtomicUsize,
+    /// Whether items are kept from the sink.
+    keeps: AtomicBool,
     stopping: OnceLock<()>,
     closing: OnceLock<()>,
     /// How often what was delivered went back by itself.
@@ -61,27 +69,80 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    pub(crate) fn new(prefetch: u16) -> Self {
+        Self {
+            state: Mutex::default(),
+            sink: OnceLock::new(),
+            limit: prefetch.into(),
+            unsettled: AtomicUsize::new(0),
+            keeps: AtomicBool::new(false),
+            stopping: OnceLock::new(),
+            closing: OnceLock::new(),
+            losses: AtomicU64::new(0),
+            stop: Notify::new(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn put(&self, item: Item) {
-        if let Some(sink) = self.sink.get() {
+        // Those of a tap are settled by whoever shows them.
+        let is_tap = item.ack_when_taken.is_some();
+        let before = if is_tap { 0 } else { self.unsettled.fetch_add(1, Ordering::SeqCst) };
+        let sink = self.sink.get();
+        if let Some(sink) = sink
+            && before < self.limit
+            && !self.keeps.load(Ordering::SeqCst)
+        {
             return sink.deliver(item.taken());
         }
         let mut state = self.state();
-        // It may have been set meanwhile; then everything earlier has gone there.
-        if let Some(sink) = self.sink.get() {
-            drop(state);
-            return sink.deliver(item.taken());
-        }
         // Also when it has ended: what is given back later goes in the order in which it came.
         state.items.push_back(item);
+        // A sink may have been set meanwhile; then everything earlier has gone there.
+        if self.sink.get().is_some() {
+            self.keeps.store(true, Ordering::SeqCst);
+            drop(state);
+            return self.release();
+        }
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// One that was here is settled, whoever had it.
+    pub(crate) fn settled(&self) {
+        self.unsettled.fetch_sub(1, Ordering::SeqCst);
+        if self.keeps.load(Ordering::SeqCst) {
+            self.release();
+        }
+    }
+
+    /// Gives the sink what was kept from it, as far as it may have it.
+    fn release(&self) {
+        let Some(sink) = self.sink.get() else { return };
+        let mut state = self.state();
+        // Whoever does, looks again before he leaves; and the sink may settle while it takes one.
+        if state.releasing {
+            return;
+        }
+        state.releasing = true;
+        while !self.is_stopping() && self.unsettled_elsewhere(&state) < self.limit {
+            let Some(item) = state.items.pop_front() else { break };
+            drop(state);
+            sink.deliver(item.taken());
+            state = self.state();
+        }
+        state.releasing = false;
+        self.keeps.store(!state.items.is_empty(), Ordering::SeqCst);
+    }
+
+    fn unsettled_elsewhere(&self, state: &State) -> usize {
+        self.unsettled.load(Ordering::SeqCst).saturating_sub(state.items.len())
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -203,10 +264,12 @@ impl Source for InboxSource {
 
     fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
         let mut state = self.inbox.state();
-        for item in self.taken.drain(..).chain(std::mem::take(&mut state.items)) {
-            sink.deliver(item.taken());
-        }
+        let later = std::mem::replace(&mut state.items, std::mem::take(&mut self.taken));
+        state.items.extend(later);
+        self.inbox.keeps.store(true, Ordering::SeqCst);
         let _ = self.inbox.sink.set(sink);
+        drop(state);
+        self.inbox.release();
         true
     }
 }

@@ -39,7 +39,8 @@ impl Consumers {
         established: Established,
     ) -> Pumped {
         let Established { mut consumer, acks } = established;
-        let settler = Arc::new(Settler::new(Arc::clone(&acks), Arc::clone(&subscribed.drops)));
+        let (drops, inbox) = (Arc::clone(&subscribed.drops), Arc::downgrade(&subscribed.inbox));
+        let settler = Arc::new(Settler::new(Arc::clone(&acks), drops, inbox));
         let mut decoder = Decoder::new(&self.settings.names);
         let stop = subscribed.inbox.stop.notified();
         tokio::pin!(stop);

@@ -129,12 +129,13 @@ impl Subscribed {
             dead.queue.queue_type = queue_type;
             dead
         });
+        let prefetch = prefetch.clamp(1, settings.options.max_prefetch);
         let (first, established) = oneshot::channel();
         let queue = declaration.queue.name.clone();
         let subscribed = Arc::new(Self {
             particular,
-            inbox: Arc::default(),
-            prefetch: prefetch.clamp(1, settings.options.max_prefetch),
+            inbox: Arc::new(Inbox::new(prefetch)),
+            prefetch,
             slot,
             origin,
             drops: Arc::new(Drops::new(Arc::clone(publisher), service, queue)),

@@ -251,8 +251,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// by themselves. A handler that waits for its own service takes up one of these meanwhile: where
     /// it is the last one of the only instance, it waits for itself until its deadline.
     ///
-    /// The broker counts by consumer: once a connection was lost, or a queue deleted, as many may be handled
-    /// beside those that are still at it, the same requests among them.
+    /// Those that are still at it when their connection is lost, or their queue deleted, count: what comes
+    /// again meanwhile waits. One that never ends takes up its place for ever.
     pub fn concurrency(mut self, requests: u16) -> Self {
         self.concurrency = requests.max(1);
         self

@@ -181,15 +181,23 @@ impl Dispatcher {
     /// to be subscribed again.
     async fn serve(&mut self) -> bool {
         let sink: Arc<dyn DeliverySink> = Arc::<Dispatch>::clone(&self.dispatch);
-        self.consumer.forward(sink);
+        let is_forwarded = self.consumer.forward(sink);
         let mut stop = self.stop.clone();
         let stopping = stop.wait_for(Option::is_some);
         tokio::pin!(stopping);
         loop {
+            let next = async {
+                // A sink has no more than the prefetch. Who takes what comes by himself may still be at
+                // what came by a connection that is gone.
+                if !is_forwarded {
+                    self.dispatch.tasks.fewer_than(self.prefetch.into()).await;
+                }
+                self.consumer.next().await
+            };
             let delivery = tokio::select! {
                 biased;
                 _ = &mut stopping => break,
-                delivery = self.consumer.next() => delivery,
+                delivery = next => delivery,
             };
             let Some(delivery) = delivery else {
                 return matches!(self.consumer.end(), Some(ConsumerEnd::Broker(_)));

@@ -32,7 +32,7 @@ struct Shared {
     /// Alone on its cache line: every handler changes it.
     running: CachePadded<AtomicUsize>,
     closed: AtomicBool,
-    /// Whether somebody waits, or has waited, for `finished`.
+    /// Whether somebody waits, or has waited, for one to finish.
     awaited: AtomicBool,
     finished: Notify,
     cut_off: AtomicBool,
@@ -95,10 +95,15 @@ impl Tasks {
 
     /// Returns when none runs.
     pub(super) async fn finished(&self) {
+        self.fewer_than(1).await;
+    }
+
+    /// Returns when fewer than so many run.
+    pub(super) async fn fewer_than(&self, limit: usize) {
         self.0.awaited.store(true, Ordering::SeqCst);
         loop {
             let finished = self.0.finished.notified();
-            if self.running() == 0 {
+            if self.running() < limit {
                 return;
             }
             finished.await;
@@ -139,9 +144,9 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let was_last = self.0.running.fetch_sub(1, Ordering::SeqCst) == 1;
-        // Whoever comes to wait after this look sees that none runs.
-        if was_last && self.0.awaited.load(Ordering::SeqCst) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        // Whoever comes to wait after this look sees that it does not run.
+        if self.0.awaited.load(Ordering::SeqCst) {
             self.0.finished.notify_waiters();
         }
     }

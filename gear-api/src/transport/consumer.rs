@@ -53,6 +53,9 @@ pub trait Source: Send {
     /// Sends deliveries straight to `sink` from now on, if the backend can do that with less
     /// than a task in between; then [`poll_next`](Self::poll_next) returns only the end.
     /// Returns whether it does.
+    ///
+    /// **Behaves**: the sink has no more unsettled deliveries than the prefetch says, over all
+    /// connections.
     fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
         let _ = sink;
         false
@@ -103,7 +106,9 @@ impl Consumer {
     /// Lets deliveries go straight to `sink`, if the backend can. Returns whether it can; if
     /// not, nothing changes. Either way the consumer is to be polled on for its end.
     ///
-    /// Deliveries may still come for a moment after [`stop`](Self::stop).
+    /// Deliveries may still come for a moment after [`stop`](Self::stop). The sink never has more
+    /// unsettled ones than the prefetch says, those of lost connections and deleted queues included:
+    /// settling them, which means nothing to the broker any more, makes room for others.
     pub fn forward(&mut self, sink: Arc<dyn DeliverySink>) -> bool {
         self.source.forward(sink)
     }

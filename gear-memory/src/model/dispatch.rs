@@ -31,6 +31,8 @@ pub(crate) struct Consume {
     pub(crate) priority: i32,
     /// What has come back too often goes to `gear.dead` under this key.
     pub(crate) set_aside: Option<Text>,
+    /// Consumers that are gone: what somebody still has of theirs takes up places of this one.
+    pub(crate) follows: Vec<ConsumerId>,
 }
 
 #[derive(Debug)]
@@ -43,12 +45,14 @@ pub(super) struct Consumer<O> {
     pub(super) cancelled: bool,
     /// Out of the turns until it has room.
     blocked: bool,
+    /// Places that are taken up by deliveries of those that it follows.
+    pub(super) taken: usize,
 }
 
 impl<O> Consumer<O> {
     fn has_capacity(&self) -> bool {
         let prefetch = self.options.prefetch as usize;
-        !self.cancelled && (prefetch == 0 || self.unsettled.len() < prefetch)
+        !self.cancelled && (prefetch == 0 || self.unsettled.len() + self.taken < prefetch)
     }
 }
 
@@ -86,6 +90,7 @@ impl<O: Outlet> Model<O> {
         queue.exclusive_consumer = options.exclusive;
         queue.goes_at = None;
         let priority = options.priority;
+        let follows = options.follows.clone();
         let consumer = self.consumers.insert(Consumer {
             queue: id,
             outlet,
@@ -93,7 +98,9 @@ impl<O: Outlet> Model<O> {
             unsettled: SlotMap::with_key(),
             cancelled: false,
             blocked: false,
+            taken: 0,
         });
+        self.consumers[consumer].taken = self.late.follow(&follows, consumer);
         queue.turns().join(consumer, priority);
         self.dispatch(id, now);
         self.bury(now);
@@ -142,6 +149,7 @@ impl<O: Outlet> Model<O> {
         // Then all of it comes back, so that whoever gets it gets it in its old order.
         for id in consumers {
             let Some(consumer) = self.consumers.remove(id) else { continue };
+            self.note_late(id, &consumer);
             self.gone.push(consumer.outlet);
             let mut entries: Vec<Entry> = consumer.unsettled.into_iter().map(|(_, e)| e).collect();
             entries.sort_unstable_by_key(|entry| entry.position);
@@ -174,7 +182,9 @@ impl<O: Outlet> Model<O> {
         verdicts: impl IntoIterator<Item = (Tag, Verdict)>,
         now: &Now,
     ) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return self.settle_late(id, verdicts.into_iter().count(), now);
+        };
         let queue = consumer.queue;
         let mut settled = 0;
         for (tag, verdict) in verdicts {
@@ -192,7 +202,7 @@ impl<O: Outlet> Model<O> {
 
     /// Delivers what there is room for since a consumer has settled so many deliveries.
     #[inline(always)]
-    fn go_on(&mut self, id: ConsumerId, queue: QueueId, settled: usize, now: &Now) {
+    pub(super) fn go_on(&mut self, id: ConsumerId, queue: QueueId, settled: usize, now: &Now) {
         self.queues[queue].unsettled -= settled;
         self.activity += settled as u64;
         if let Some(consumer) = self.consumers.get_mut(id) {

@@ -7,6 +7,7 @@
 mod death;
 mod dispatch;
 mod exchange;
+mod late;
 mod policy;
 mod publish;
 mod queue;
@@ -61,6 +62,12 @@ pub(crate) trait Outlet {
     type Wake;
 
     fn deliver(&self, delivered: Delivered) -> Option<Self::Wake>;
+
+    /// Whether so many unsettled deliveries as the prefetch says are a promise to whoever takes
+    /// them, over all of its consumers.
+    fn is_bounded(&self) -> bool {
+        false
+    }
 }
 
 /// Why the broker refuses to declare, bind or consume: the names of AMQP 0-9-1,
@@ -90,6 +97,7 @@ pub(crate) struct Model<O: Outlet> {
     queues: SlotMap<QueueId, Queue>,
     queue_names: HashMap<Text, QueueId>,
     consumers: SlotMap<ConsumerId, Consumer<O>>,
+    late: late::Late,
     policies: Vec<(gear_api::Pattern, Policy)>,
     named: u64,
     /// Counts everything that happens, so that it can be seen whether nothing did.
@@ -133,6 +141,7 @@ impl<O: Outlet> Model<O> {
             queues: SlotMap::with_key(),
             queue_names: HashMap::new(),
             consumers: SlotMap::with_key(),
+            late: late::Late::default(),
             policies: Vec::new(),
             named: 0,
             activity: 0,
@@ -316,6 +325,7 @@ impl<O: Outlet> Model<O> {
             self.consumers.iter().filter(|(_, c)| c.queue == id).map(|(id, _)| id).collect();
         consumers.retain(|&consumer| {
             let Some(gone) = self.consumers.remove(consumer) else { return false };
+            self.note_late(consumer, &gone);
             self.bytes -= gone.unsettled.values().map(|entry| entry.charge).sum::<usize>();
             self.gone.push(gone.outlet);
             !gone.cancelled

@@ -87,6 +87,7 @@ fn consume(connection: ConnectionId) -> Consume {
         exclusive: false,
         priority: 0,
         set_aside: None,
+        follows: Vec::new(),
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{
 suite! { "node-faults";
     a_call_survives_a_cut_of_its_caller: "the answer waits in the queue",
     a_request_comes_again_when_its_handler_is_cut_off: "handled twice, answered once of use",
+    no_more_are_handled_at_a_time_after_a_cut: "those that still are count, too",
+    no_more_are_handled_at_a_time_after_a_deletion: "of the queue that they came by",
     what_is_sent_during_a_cut_waits_and_goes_in_order: "once each",
     what_waits_until_its_deadline_was_not_sent: "and may be tried again",
     a_call_that_is_given_up_during_a_cut_is_not_sent: "its handler never sees it",
@@ -68,6 +70,54 @@ async fn a_request_comes_again_when_its_handler_is_cut_off(world: World) -> Test
     eventually(|| client.stats().late_replies == 1).await;
     world.quiet().await;
     assert_eq!((gate.count(), client.stats().late_replies), (2, 1));
+    Ok(())
+}
+
+async fn no_more_are_handled_at_a_time_after_a_cut(world: World) -> Test {
+    let link = world.link().await?;
+    let gate = Gate::new();
+    let node = Node::builder(link.transport.clone(), CTRL.at("host1")?).concurrency(2);
+    let _node = node.state(gate.clone()).on(ECHO, gated).start().await?;
+    let client = world.client().await?;
+    let call = |n: u32| client.call(CTRL, ECHO, &n.to_string()).timeout(LONG).send();
+    let calls: Vec<_> = (0..4).map(call).collect();
+    gate.begun(2).await;
+    world.cut(&link, SHORT).await?;
+    world.ready(&*link.transport).await?;
+    world.pause().await;
+    assert_eq!(gate.count(), 2, "what comes again waits");
+    gate.open();
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await?, n.to_string());
+    }
+    eventually(|| client.stats().late_replies == 2).await;
+    assert_eq!(gate.count(), 6);
+    Ok(())
+}
+
+async fn no_more_are_handled_at_a_time_after_a_deletion(world: World) -> Test {
+    let gate = Gate::new();
+    let node = world.node(&CTRL, "host1").await?.concurrency(2).state(gate.clone());
+    let _node = node.on(ECHO, gated).start().await?;
+    let client = world.client().await?;
+    let call = |n: u32| client.call(CTRL, ECHO, &n.to_string()).timeout(LONG).send();
+    let calls: Vec<_> = (0..2).map(call).collect();
+    gate.begun(2).await;
+    world.delete_queue("CTRL").await?;
+    let declared = async {
+        while world.messages("CTRL").await.is_err() {
+            tokio::time::sleep(ms(10)).await;
+        }
+    };
+    within(declared).await;
+    let again: Vec<_> = (2..5).map(call).collect();
+    world.pause().await;
+    assert_eq!(gate.count(), 2, "what comes by the new queue waits");
+    gate.open();
+    for (n, call) in calls.into_iter().chain(again).enumerate() {
+        assert_eq!(call.await?, n.to_string());
+    }
+    assert_eq!(gate.count(), 5);
     Ok(())
 }
 
