@@ -191,9 +191,11 @@ impl Inbox {
         }
     }
 
-    /// The broker's consumers that there were before.
-    pub(crate) fn earlier(&self) -> Vec<ConsumerId> {
-        self.lock().earlier.clone()
+    /// The broker's consumers that there were before, as far as they still matter.
+    pub(crate) fn earlier(&self, matters: impl Fn(ConsumerId) -> bool) -> Vec<ConsumerId> {
+        let mut state = self.lock();
+        state.earlier.retain(|id| matters(*id));
+        state.earlier.clone()
     }
 
     /// The queue is gone, and with it whatever was not settled. What was delivered does not come

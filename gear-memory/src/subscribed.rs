@@ -154,7 +154,7 @@ impl Shared {
         if let Some(queue) = consumed {
             let outlet = Arc::clone(&subscribed.inbox);
             let mut consume = subscribed.consume.clone();
-            consume.follows = subscribed.inbox.earlier();
+            consume.follows = subscribed.inbox.earlier(|id| state.model.is_late(id));
             let consumer = state.model.consume(queue, consume, outlet, now)?;
             let wakes = subscribed.inbox.attach(self, consumer);
             state.model.wakes().extend(wakes);

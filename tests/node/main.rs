@@ -3,6 +3,7 @@
 //! `tests/conformance/`, for every backend.
 
 mod accounts;
+mod bounds;
 mod injected;
 mod layers;
 mod panics;

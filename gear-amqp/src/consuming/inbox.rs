@@ -231,8 +231,8 @@ impl Source for InboxSource {
         if self.taken.is_empty() {
             let mut state = self.inbox.state();
             self.losses = self.inbox.losses.load(Ordering::Acquire);
-            // Once it is stopped, what is left goes back.
-            if !self.inbox.is_stopping() {
+            // Once it is stopped, what is left goes back; and what is kept from a sink is for it.
+            if !self.inbox.is_stopping() && self.inbox.sink.get().is_none() {
                 std::mem::swap(&mut self.taken, &mut state.items);
             }
             if self.taken.is_empty() {
@@ -271,5 +271,76 @@ impl Source for InboxSource {
         drop(state);
         self.inbox.release();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
+    use gear_api::{Kind, Message, Settle, Settlement, Text, Verdict};
+
+    use super::*;
+
+    struct Told(Arc<Inbox>);
+
+    impl Settle for Told {
+        fn settle(&self, _: u64, _: Verdict) {
+            self.0.settled();
+        }
+    }
+
+    #[derive(Default)]
+    struct Sink(Mutex<VecDeque<Delivery>>);
+
+    impl DeliverySink for Sink {
+        fn deliver(&self, delivery: Delivery) {
+            self.0.lock().expect("no panic").push_back(delivery);
+        }
+    }
+
+    impl Sink {
+        fn len(&self) -> usize {
+            self.0.lock().expect("no panic").len()
+        }
+
+        /// Settles the oldest, and returns what it was.
+        fn ack(&self) -> Text {
+            let oldest = self.0.lock().expect("no panic").pop_front().expect("there is one");
+            let key = oldest.key().clone();
+            oldest.ack();
+            key
+        }
+    }
+
+    fn put(inbox: &Arc<Inbox>, key: &str) {
+        let settle: Arc<dyn Settle> = Arc::new(Told(Arc::clone(inbox)));
+        let message = Message::builder(Kind::Cast, "note").build();
+        let delivery = Delivery::new(message, key.into(), false, Settlement::new(settle, 1));
+        inbox.put(Item { delivery, ack_when_taken: None });
+    }
+
+    #[test]
+    fn a_sink_has_no_more_than_the_limit_over_all_connections() {
+        let inbox = Arc::new(Inbox::new(2));
+        let mut source = InboxSource::new(Arc::clone(&inbox));
+        for key in ["a", "b", "c"] {
+            put(&inbox, key);
+        }
+        let sink = Arc::new(Sink::default());
+        assert!(source.forward(Arc::<Sink>::clone(&sink)));
+        assert_eq!(sink.len(), 2);
+        assert!(poll_fn(|cx| source.poll_next(cx)).now_or_never().is_none(), "it is the sink's");
+        assert_eq!(sink.ack(), "a");
+        assert_eq!(sink.len(), 2, "another one for it");
+        put(&inbox, "d");
+        // The next connection brings again what was not settled.
+        inbox.lost();
+        put(&inbox, "b");
+        assert_eq!(sink.len(), 2);
+        assert_eq!([sink.ack(), sink.ack(), sink.ack()], ["b", "c", "b"]);
+        put(&inbox, "e");
+        assert_eq!((sink.len(), inbox.unsettled.load(Ordering::SeqCst)), (1, 1));
     }
 }

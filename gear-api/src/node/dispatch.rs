@@ -181,7 +181,9 @@ impl Dispatcher {
     /// to be subscribed again.
     async fn serve(&mut self) -> bool {
         let sink: Arc<dyn DeliverySink> = Arc::<Dispatch>::clone(&self.dispatch);
-        let is_forwarded = self.consumer.forward(sink);
+        // It counts what its own consumer had, and there may be handlers of one before.
+        let is_first = self.dispatch.tasks.running() == 0;
+        let is_forwarded = is_first && self.consumer.forward(sink);
         let mut stop = self.stop.clone();
         let stopping = stop.wait_for(Option::is_some);
         tokio::pin!(stopping);

@@ -64,6 +64,11 @@ impl<O: Outlet> Model<O> {
         }
     }
 
+    /// Whether somebody still has deliveries of a consumer that is gone.
+    pub(crate) fn is_late(&self, gone: ConsumerId) -> bool {
+        self.late.0.contains_key(&gone)
+    }
+
     /// Somebody is done with deliveries of a consumer that is gone.
     #[cold]
     pub(super) fn settle_late(&mut self, gone: ConsumerId, deliveries: usize, now: &Now) {
