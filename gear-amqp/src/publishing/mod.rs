@@ -100,16 +100,7 @@ impl Publisher {
             settings,
             board,
             clock: Clock::system(),
-            state: Mutex::new(State {
-                link: Link::Down,
-                queue: VecDeque::new(),
-                sent: Sent::new(),
-                oldest: Oldest::default(),
-                suspicions: 0,
-                careful: false,
-                declared: HashSet::new(),
-                closing: false,
-            }),
+            state: Mutex::new(State::new()),
             waker: Waker::from(Arc::clone(&signal)),
             signal,
             gate: Arc::new(Gate::default()),
@@ -252,6 +243,19 @@ fn blame(failed: &mut Option<lapin::Error>, error: lapin::Error) {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            link: Link::Down,
+            queue: VecDeque::new(),
+            sent: Sent::new(),
+            oldest: Oldest::default(),
+            suspicions: 0,
+            careful: false,
+            declared: HashSet::new(),
+            closing: false,
+        }
+    }
+
     /// Whether nothing is left to do.
     fn is_done(&self) -> bool {
         self.queue.is_empty() && self.sent.awaited().messages == 0

@@ -321,30 +321,15 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use tokio::time::Instant;
 
     use super::*;
-    use crate::publishing::{outgoing::Outgoing, sent::Sent, time::Oldest};
-
-    fn state() -> State {
-        State {
-            link: Link::Down,
-            queue: VecDeque::new(),
-            sent: Sent::new(),
-            oldest: Oldest::default(),
-            suspicions: 0,
-            careful: false,
-            declared: HashSet::new(),
-            closing: false,
-        }
-    }
+    use crate::publishing::outgoing::Outgoing;
 
     /// An expired one is not sent again, so that the next time nobody else can be the reason.
     #[test]
     fn who_was_beside_an_expired_one_is_not_to_blame() {
-        let mut state = state();
+        let mut state = State::new();
         let now = Instant::now();
         let why = Text::from_static("too large");
         for _ in 0..2 {
