@@ -287,9 +287,7 @@ impl Lease {
             _ => false,
         }
     }
-}
 
-impl Lease {
     /// The consumer is gone, and another may wait for the place that this took up.
     #[cold]
     fn settle_late(&self, tag: Tag, verdict: Verdict) {

@@ -3,6 +3,7 @@
 //! `tests/conformance/`, for every backend.
 
 mod accounts;
+mod answers;
 mod bounds;
 mod injected;
 mod layers;

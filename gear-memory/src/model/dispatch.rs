@@ -73,7 +73,7 @@ impl<O: Outlet> Model<O> {
     pub(crate) fn consume(
         &mut self,
         id: QueueId,
-        options: Consume,
+        mut options: Consume,
         outlet: O,
         now: &Now,
     ) -> Result<ConsumerId, Refusal> {
@@ -90,7 +90,7 @@ impl<O: Outlet> Model<O> {
         queue.exclusive_consumer = options.exclusive;
         queue.goes_at = None;
         let priority = options.priority;
-        let follows = options.follows.clone();
+        let follows = std::mem::take(&mut options.follows);
         let consumer = self.consumers.insert(Consumer {
             queue: id,
             outlet,
