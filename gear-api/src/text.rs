@@ -3,10 +3,11 @@
 
 use std::{
     borrow::Borrow,
+    collections::BTreeSet,
     fmt,
     hash::{Hash, Hasher},
     ops::Deref,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Short immutable text: a `&'static str`, or shared by a reference count.
@@ -47,7 +48,32 @@ impl Text {
             Repr::Shared(text) => text,
         }
     }
+
+    /// The same text, kept for as long as the program lives, if there is room among the kept ones. For
+    /// the names that a program gives itself, which go with every message: threads that count the users
+    /// of one text wait for each other, and so does whoever reads it.
+    pub(crate) fn kept(self) -> Self {
+        static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        self.kept_among(&mut KEPT.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn kept_among(self, kept: &mut BTreeSet<&'static str>) -> Self {
+        if let Some(text) = kept.get(self.as_str()) {
+            return Self::from_static(text);
+        }
+        match &self.0 {
+            Repr::Shared(text) if kept.len() < MOST_KEPT => {
+                let text = Box::leak(Box::from(&**text));
+                kept.insert(text);
+                Self::from_static(text)
+            }
+            _ => self,
+        }
+    }
 }
+
+/// A program has a few names. One that makes a new one for each task of its has its later ones counted.
+const MOST_KEPT: usize = 1_000;
 
 impl Default for Text {
     fn default() -> Self {
@@ -133,5 +159,24 @@ impl fmt::Display for Text {
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_texts_are_kept_and_no_more() {
+        let mut kept = BTreeSet::new();
+        let mut keep = |n: usize| Text::from(n.to_string()).kept_among(&mut kept);
+        for n in 0..MOST_KEPT {
+            assert!(matches!(keep(n).0, Repr::Static(_)));
+        }
+        let (one, again) = (keep(1), keep(1));
+        assert!(std::ptr::eq(one.as_str(), again.as_str()) && one == "1");
+        let late = keep(MOST_KEPT);
+        assert!(matches!(late.0, Repr::Shared(_)) && late == MOST_KEPT.to_string().as_str());
+        assert_eq!(kept.len(), MOST_KEPT);
     }
 }

@@ -47,10 +47,11 @@ impl ReplyTo {
     }
 
     /// The reply queue `id` of `instance`. For backends, which make the ids:
-    /// `[A-Za-z0-9]`, new for every start, at most 32 characters.
+    /// `[A-Za-z0-9]`, new for every start, at most 32 characters. The first thousand names of a program
+    /// are kept until it ends, since they go with every call.
     #[must_use]
     pub fn instance(instance: &Instance, id: impl fmt::Display) -> Self {
-        Self::queue(format!("{instance}{REPLY_INFIX}{id}"))
+        Self::queue(Text::from(format!("{instance}{REPLY_INFIX}{id}")).kept())
     }
 
     /// The queue of this name, as a request from the wire gives it.

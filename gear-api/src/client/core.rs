@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Clock,
     pub(crate) instance: Instance,
+    /// Its name, as it goes with every message.
+    sender: Text,
     pub(crate) pending: Arc<Pending>,
     pub(crate) settings: Settings,
     pub(crate) counters: Counters,
@@ -125,6 +127,7 @@ impl Core {
             clock: transport.clock(),
             ids: IdSource::new(settings.seed.unwrap_or_else(|| transport.seed())),
             transport,
+            sender: instance.text().clone().kept(),
             instance,
             pending,
             settings,
@@ -148,7 +151,7 @@ impl Core {
         parent: Option<&Message>,
     ) -> Head {
         let mut head = Head::new(kind, operation);
-        head.sender = self.instance.text().clone();
+        head.sender = self.sender.clone();
         head.sent_at = Some(now);
         if let Some(parent) = parent {
             head.headers = trace_of(parent);
