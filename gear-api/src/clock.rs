@@ -138,7 +138,12 @@ impl Clock {
             Source::System => {
                 Instant::now() + timestamp.since(Timestamp::from(SystemTime::now())).min(FAR)
             }
-            Source::Virtual { origin, at_origin } => origin + timestamp.since(at_origin).min(FAR),
+            Source::Virtual { origin, at_origin } => {
+                let furthest = Instant::now() + FAR;
+                origin
+                    .checked_add(timestamp.since(at_origin))
+                    .map_or(furthest, |at| at.min(furthest))
+            }
         }
     }
 }

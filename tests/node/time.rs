@@ -13,6 +13,17 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
+async fn a_test_of_many_years_goes_on() -> Test {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let broker = broker();
+    let _node = node(&broker, &CTRL, "host1").on(WHO, who).start().await?;
+    let client = client(&broker).await;
+    tokio::time::advance(YEAR * 31).await;
+    assert_eq!(client.call(CTRL, WHO, &()).await?, "CTRL.host1");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_deadline_is_the_first_of_call_operation_and_client() -> Test {
     async fn hang(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
         std::future::pending().await
