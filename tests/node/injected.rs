@@ -20,6 +20,25 @@ async fn echoing(broker: &MemoryBroker) -> Result<(Node, Client), StartError> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cast_whose_answer_nobody_wants_waits_no_longer_than_another() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let ctrl = node(&broker, &CTRL, "host1").state(log.clone()).on(NOTE, note);
+    let _ctrl = ctrl.start().await?;
+    let client = client(&broker).await;
+    let send = |text: &str, timeout| {
+        client.cast(CTRL, NOTE, &text.to_owned()).timeout(timeout).send().detach();
+    };
+    broker.raise_alarm("no memory");
+    send("in time", SECOND * 3);
+    send("too late", SECOND);
+    tokio::time::sleep(SECOND * 2).await;
+    broker.clear_alarm();
+    broker.idle().await;
+    assert_eq!(log.take(), ["CTRL.host1 CTRL in time"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_request_is_not_waited_for() -> Test {
     let broker = broker();
     let (_node, client) = echoing(&broker).await?;

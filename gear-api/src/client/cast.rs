@@ -209,12 +209,16 @@ enum State {
 }
 
 impl Sending {
-    /// Lets the message go its way without anybody waiting for the broker's answer.
+    /// Lets the message go its way without anybody waiting for the broker's answer: nobody learns whether
+    /// it arrived, but from the log. One that still waits for the connection does so in the background,
+    /// for as long as the cast's [`timeout`](Cast::timeout) says; outside of a tokio runtime it is not sent.
     pub fn detach(mut self) {
-        match self.state {
-            State::Open { publish, .. } => {
-                self.trace.detached();
-                publish.detach();
+        match &self.state {
+            State::Open { publish, .. } if publish.is_handed_over() => self.trace.detached(),
+            State::Open { .. } => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(self);
+                }
             }
             State::Failed(error) => self.trace.failed(error.word()),
             State::Done => {}
