@@ -294,7 +294,7 @@ impl AmqpBuilder {
     }
 
     /// Whether a caller may name any queue for its reply (`amq.gen-…`, direct reply-to), as programs
-    /// without Gear do. If not, such a reply is [not sent](gear_api::PublishError::NotSent); those
+    /// without Gear do. If not, such a reply is [not sent](gear_api::PublishError::Invalid); those
     /// to reply queues and services of this system always are. Queues of any system that are not
     /// for replies (`CTRL:dead`, `CTRL:events.mail`, `gear:retry.1000`) never get
     /// one.

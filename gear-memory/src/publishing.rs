@@ -80,7 +80,7 @@ impl Shared {
             }
             Route::Reply(to) => {
                 if !to.is_gear() && topology::is_for_no_reply(to.as_str()) {
-                    return Err(PublishError::NotSent(NOT_FOR_REPLIES));
+                    return Err(PublishError::Invalid(NOT_FOR_REPLIES));
                 }
                 let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
                 // Some brokers return what they delivered to a direct reply address.

@@ -98,7 +98,7 @@ impl Handle {
         };
         if let Some(what) = too_long(&target, &message) {
             let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
-            return Publish::ready(Err(PublishError::NotSent(why.into())));
+            return Publish::ready(Err(PublishError::Invalid(why.into())));
         }
         let message = headers::to_send(message);
         let now = Now::default();

@@ -127,7 +127,7 @@ impl Publisher {
         }
         if target.key.len() > gear_api::MAX_KEY_BYTES {
             let why = "a key has at most 255 bytes";
-            return Publish::ready(Err(PublishError::NotSent(Text::from_static(why))));
+            return Publish::ready(Err(PublishError::Invalid(Text::from_static(why))));
         }
         // The broker's returns are told apart by their ids.
         let message = if message.id().is_none() {
@@ -155,10 +155,14 @@ impl Publisher {
             return Publish::ready(Err(PublishError::Closed));
         }
         if state.queue.is_empty() && state.may_hand_over(&self.settings, &outgoing) {
-            let (asker, answer) = oneshot::channel();
+            let (asker, mut answer) = oneshot::channel();
             outgoing.asker = Asker::HandedOver(asker);
             self.hand_over(&mut state, outgoing);
-            Publish::handed_over(answer)
+            // What is refused here is known at once: a node then answers something else.
+            match answer.try_recv() {
+                Ok(refused) => Publish::ready(refused),
+                Err(_) => Publish::handed_over(answer),
+            }
         } else {
             let (asker, hand_over) = oneshot::channel();
             outgoing.asker = Asker::Waiting(asker);
@@ -179,13 +183,13 @@ impl Publisher {
             Err(NotEncodable::TooLate) => return outgoing.give_up("its deadline passed"),
             Err(NotEncodable::TooLong(what)) => {
                 let why = format!("{what} is longer than AMQP allows");
-                return outgoing.refuse(PublishError::NotSent(why.into()));
+                return outgoing.refuse(PublishError::Invalid(why.into()));
             }
             Err(NotEncodable::FrameTooSmall { bytes, limit }) => {
                 let why = format!(
                     "properties and headers of {bytes} bytes; the connection's frames have {limit}"
                 );
-                return outgoing.refuse(PublishError::NotSent(why.into()));
+                return outgoing.refuse(PublishError::Invalid(why.into()));
             }
         };
         if !outgoing.hand_over() {

@@ -79,7 +79,7 @@ impl Target {
 /// The default exchange knows every queue, and whoever asks names one: an answer may not come
 /// where other things are expected.
 fn may_answer(to: &ReplyTo, foreign: bool) -> Result<(), PublishError> {
-    let refuse = |why| Err(PublishError::NotSent(Text::from_static(why)));
+    let refuse = |why| Err(PublishError::Invalid(Text::from_static(why)));
     match to.is_gear() {
         true => Ok(()),
         false if is_for_no_reply(to.as_str()) => {

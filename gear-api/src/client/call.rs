@@ -363,7 +363,11 @@ impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match &mut self.state {
-            State::Open(open, answer) => ready!(poll_answer(open, answer, cx)),
+            State::Open(open, answer) => {
+                let reply = ready!(poll_answer(open, answer, cx));
+                let result = reply.and_then(|reply| read::<Rep, C>(&reply));
+                if open.group { result.map_err(CallError::of_one_of_many) } else { result }
+            }
             State::Failed(_) => {
                 // Whoever tries again at once lets others run.
                 ready!(coop::poll_proceed(cx)).made_progress();
@@ -376,7 +380,6 @@ impl<Rep, C: Codec<Rep>> Future for Response<Rep, C> {
             State::Done => return Poll::Pending,
         };
         self.state = State::Done;
-        let result = result.and_then(|reply| read::<Rep, C>(&reply));
         match &result {
             Ok(_) => self.trace.ok(),
             Err(error) => self.trace.failed(error.word()),

@@ -102,6 +102,15 @@ impl CallError {
         }
     }
 
+    /// The error of a call that others have, too: that one of them has done nothing is true of that one
+    /// alone.
+    pub(super) fn of_one_of_many(mut self) -> Self {
+        if let Self::Remote(error) = &mut self {
+            error.retryable = false;
+        }
+        self
+    }
+
     /// Which one it is, for the log.
     pub(super) fn word(&self) -> &str {
         match self {
@@ -173,6 +182,7 @@ impl CastError {
             PublishError::Refused(why) if group => Self::Unknown(why),
             PublishError::Refused(why) => Self::NotSent(NotSent::Refused(why)),
             PublishError::NotSent(why) => Self::NotSent(NotSent::Unavailable(why)),
+            PublishError::Invalid(why) => Self::NotSent(NotSent::Invalid(why)),
             PublishError::Unknown(why) => Self::Unknown(why),
             PublishError::TooLarge { bytes, limit } => {
                 Self::NotSent(NotSent::TooLarge { bytes, limit })
@@ -201,6 +211,10 @@ pub enum NotSent {
         /// The limit in bytes.
         limit: usize,
     },
+    /// It is nothing that the broker's protocol has room for: the codec's content type is too long, or
+    /// the headers are more than this connection takes.
+    #[error("{0}")]
+    Invalid(Text),
     /// The broker refused it, e.g. because the queue is full. Mostly nobody has it then; but where a tap, or
     /// an operator, has bound another queue to the same key, it may be that one which refused it, and
     /// the service has it. Who asks again is to be idempotent for that.
@@ -226,6 +240,7 @@ impl NotSent {
             Self::Header(_)
             | Self::Encode(_)
             | Self::TooLarge { .. }
+            | Self::Invalid(_)
             | Self::TooLate
             | Self::Unsupported(_) => Retry::Useless,
         }

@@ -28,6 +28,10 @@ pub enum PublishError {
     /// deadline.
     #[error("it was not sent: {0}")]
     NotSent(Text),
+    /// It can never be sent as it is: a property is longer than the protocol allows, or what it answers
+    /// names a queue that is not for replies.
+    #[error("it can not be sent: {0}")]
+    Invalid(Text),
     /// It left, and the broker's answer was lost.
     #[error("nobody knows whether it arrived: {0}")]
     Unknown(Text),
@@ -53,9 +57,11 @@ impl PublishError {
     #[must_use]
     pub fn of_another_try(self) -> Self {
         match self {
-            Self::NotRouted | Self::Refused(_) | Self::NotSent(_) => Self::Unknown(
-                format!("its connection was lost, and when sent again: {self}").into(),
-            ),
+            Self::NotRouted | Self::Refused(_) | Self::NotSent(_) | Self::Invalid(_) => {
+                Self::Unknown(
+                    format!("its connection was lost, and when sent again: {self}").into(),
+                )
+            }
             other => other,
         }
     }

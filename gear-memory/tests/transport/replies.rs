@@ -51,7 +51,7 @@ async fn a_foreign_queue_is_looked_for_at_the_default_exchange_and_is_none_of_ot
     assert_eq!(reply(&*web, &nobody, "m").await, Err(PublishError::NotRouted));
     let _h1 = join(&*web, "CTRL.h1").await.unwrap();
     let refused = reply(&*web, &ReplyTo::queue("CTRL:dead"), "m").await;
-    assert!(matches!(refused, Err(PublishError::NotSent(_))), "{refused:?}");
+    assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
     assert_eq!(publications(&broker), [(String::new(), "some.queue/of:theirs".to_owned(), 0)]);
 }
 

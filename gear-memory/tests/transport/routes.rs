@@ -110,7 +110,7 @@ async fn what_amqp_has_no_room_for_is_refused_here_too() {
     let long = "x".repeat(256);
     let to = ReplyTo::queue(long.as_str());
     let outcome = web.send(Route::Reply(&to), message("m")).await;
-    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(PublishError::Invalid(_))), "{outcome:?}");
     for message in [
         Message::builder(Kind::Cast, long.as_str()).build(),
         message("m").to_builder().content_type(long.as_str()).build(),
@@ -120,7 +120,7 @@ async fn what_amqp_has_no_room_for_is_refused_here_too() {
         message("m").to_builder().reply_to(to).build(),
     ] {
         let outcome = web.send(Route::Address(&address("CTRL")), message).await;
-        let Err(PublishError::NotSent(why)) = outcome else { panic!("{outcome:?}") };
+        let Err(PublishError::Invalid(why)) = outcome else { panic!("{outcome:?}") };
         assert!(why.contains("longer than 255 bytes"), "{why}");
     }
     assert!(take_ready(&mut ctrl).is_empty());

@@ -201,7 +201,7 @@ async fn no_caller_leads_a_reply_to_a_queue_that_is_not_for_replies() -> Test {
         let queue = system.on_broker(queue);
         let to = gear_api::ReplyTo::queue(queue.as_str());
         let outcome = transport.send(gear_api::Route::Reply(&to), crate::cast("x")).await;
-        assert!(matches!(outcome, Err(gear_api::PublishError::NotSent(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(gear_api::PublishError::Invalid(_))), "{outcome:?}");
         ask(&system, &queue).await?;
     }
     // It has handled all of them, and answers others.

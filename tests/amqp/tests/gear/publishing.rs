@@ -152,7 +152,7 @@ async fn what_amqp_has_no_room_for_is_refused_before_it_is_sent() -> Test {
     let long = "x".repeat(300);
     let reply = gear_api::ReplyTo::queue(long.as_str());
     let outcome = transport.send(Route::Reply(&reply), cast("x")).await;
-    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(PublishError::Invalid(_))), "{outcome:?}");
     for message in [
         Message::builder(Kind::Cast, long.as_str()).build(),
         cast("x").to_builder().id(Id::from(long.as_str())).build(),
@@ -160,7 +160,7 @@ async fn what_amqp_has_no_room_for_is_refused_before_it_is_sent() -> Test {
         cast("x").to_builder().sender(long.as_str()).build(),
     ] {
         let outcome = transport.send(Route::Address(&to), message).await;
-        let Err(PublishError::NotSent(why)) = outcome else { panic!("{outcome:?}") };
+        let Err(PublishError::Invalid(why)) = outcome else { panic!("{outcome:?}") };
         assert!(why.contains("longer"), "{why}");
     }
     let large = transport.capabilities().max_message_bytes + 1;
@@ -345,9 +345,9 @@ async fn small_frames_carry_large_bodies_and_no_larger_headers() -> Test {
         }
         bytes += 1;
     };
-    assert!(matches!(&outcome, PublishError::NotSent(why) if why.contains("8193")), "{outcome}");
+    assert!(matches!(&outcome, PublishError::Invalid(why) if why.contains("8193")), "{outcome}");
     let outcome = transport.send(Route::Address(&to), long(15_000)?).await;
-    assert!(matches!(outcome, Err(PublishError::NotSent(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(PublishError::Invalid(_))), "{outcome:?}");
     transport.send(Route::Address(&to), cast("goes on")).await?;
     assert_eq!(text(next(&mut queue).await.message()), "goes on");
     Ok(())
