@@ -117,6 +117,34 @@ async fn a_handler_runs_in_a_span_and_the_log_says_why_it_failed_but_shows_no_bo
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_that_can_not_be_shown_fails_like_any_other() -> Test {
+    #[derive(Debug)]
+    struct Unspeakable;
+    impl std::fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no words");
+        }
+    }
+    impl std::error::Error for Unspeakable {}
+    async fn fail(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        Err(Unspeakable.into())
+    }
+    let written = Written::default();
+    let _guard = written.listen();
+    let broker = MemoryBroker::new();
+    let ctrl = Node::builder(broker.connect(), CTRL.at("host1")?).on(ECHO, fail).start().await?;
+    let client = client(&broker).await;
+    let error = client.call(CTRL, ECHO, &"x".into()).await.unwrap_err();
+    assert_eq!(error.code(), Some(gear::code::FAILED));
+    client.cast(CTRL, ECHO, &"x".into()).await?;
+    broker.idle().await;
+    assert_eq!(broker.messages("CTRL:dead").len(), 1);
+    assert!(ctrl.shutdown(Duration::from_secs(1)).await.is_clean());
+    assert!(written.text().contains("source=(its text panics)"), "{}", written.text());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_thing_sent_has_a_span_with_its_outcome() -> Test {
     async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
         Ok(text)

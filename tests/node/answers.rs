@@ -131,16 +131,63 @@ async fn a_request_whose_answer_can_not_leave_before_the_end_goes_back() -> Test
     Ok(())
 }
 
+async fn answered(
+    log: Arc<Log>,
+    _: Context,
+    answer: Result<String, RemoteError>,
+) -> Result<(), Fault> {
+    log.add(answer.unwrap_or_else(|error| error.code));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_answer_leaves_as_it_is_cut_off_is_not_answered_again() -> Test {
+    let broker = broker();
+    let log = Log::default();
+    let ctrl = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;
+    let repo = node(&broker, &REPO, "host1").state(log.clone()).on_reply(ECHO, answered);
+    let repo = repo.start().await?;
+    repo.client().call(CTRL, ECHO, &"x".into()).timeout(SECOND * 60).reply_to(&REPO).await?;
+    tokio::time::sleep(SECOND / 2).await;
+    broker.raise_alarm("no memory");
+    tokio::time::sleep(SECOND).await;
+    // The answer waits. It leaves in the moment in which the node has no more patience, and its
+    // handler is cut off before it has seen that.
+    let (report, ()) = tokio::join!(ctrl.shutdown(SECOND), async {
+        tokio::time::sleep(SECOND).await;
+        broker.clear_alarm();
+    });
+    broker.idle().await;
+    assert_eq!(log.take(), ["x"]);
+    assert!(report.is_clean(), "{report:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_many_that_has_done_nothing_does_not_speak_for_the_others() -> Test {
+    async fn busy(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        Err(Fault::new(code::OVERLOADED, "not now").retryable())
+    }
+    async fn pay(log: Arc<Log>, _: Context, text: String) -> Result<String, Fault> {
+        log.add(text.clone());
+        Ok(text)
+    }
+    let (broker, log) = (broker(), Log::default());
+    let _busy = node(&broker, &CTRL, "host1").on(ECHO, busy).start().await?;
+    let paying = node(&broker, &CTRL, "host2").state(log.clone()).on(ECHO, pay);
+    let _paying = paying.start().await?;
+    let client = client(&broker).await;
+    let one = client.call(CTRL.at("host1")?, ECHO, &"x".into()).await.unwrap_err();
+    assert_eq!(one.retry(), Retry::Safe);
+    let one_of_many = client.call(CTRL.all(), ECHO, &"x".into()).await.unwrap_err();
+    assert_eq!(one_of_many.retry(), Retry::IfIdempotent);
+    broker.idle().await;
+    assert_eq!(log.take(), ["x"]);
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_answer_has_left_is_not_answered_again() -> Test {
-    async fn answered(
-        log: Arc<Log>,
-        _: Context,
-        answer: Result<String, RemoteError>,
-    ) -> Result<(), Fault> {
-        log.add(answer.unwrap_or_else(|error| error.code));
-        Ok(())
-    }
     let broker = broker();
     let log = Log::default();
     let ctrl = node(&broker, &CTRL, "host1").on(ECHO, slow_echo).start().await?;

@@ -8,6 +8,7 @@ mod bounds;
 mod injected;
 mod layers;
 mod panics;
+mod readiness;
 mod shutdown;
 mod simulation;
 mod time;

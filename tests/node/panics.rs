@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context as TaskContext, Poll},
 };
@@ -155,6 +155,95 @@ async fn a_handler_that_can_not_be_copied_takes_only_its_request_down() -> Test 
     broker.idle().await;
     assert_eq!(broker.messages("CTRL:dead").len(), 1);
     assert!(ctrl.shutdown(crate::SECOND).await.is_clean());
+    Ok(())
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a drop that panics");
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("an error")]
+struct Explosive(#[source] Box<BombError>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("with a bomb")]
+struct BombError;
+
+impl Drop for BombError {
+    fn drop(&mut self) {
+        panic!("a drop that panics");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_handler_leaves_behind_may_panic_and_goes_round_no_more() -> Test {
+    const LOUD: Operation<bool, ()> = Operation::new("loud");
+    async fn explode(runs: Arc<AtomicUsize>, _: Context, panics: bool) -> Result<(), Fault> {
+        let runs = runs.fetch_add(1, Ordering::SeqCst);
+        assert!(runs < 100, "it goes round and round");
+        match panics {
+            true => std::panic::panic_any(Bomb),
+            false => Err(Explosive(Box::new(BombError)).into()),
+        }
+    }
+    let (broker, runs) = (broker(), Arc::new(AtomicUsize::new(0)));
+    let ctrl = node(&broker, &CTRL, "host1").on(WHO, who).state(Arc::clone(&runs));
+    let ctrl = ctrl.on(LOUD, explode).start().await?;
+    let client = client(&broker).await;
+    for (n, panics) in [true, false].into_iter().enumerate() {
+        client.cast(CTRL, LOUD, &panics).await?;
+        broker.idle().await;
+        assert_eq!(broker.messages("CTRL:dead").len(), n + 1);
+        assert!(client.call(CTRL, LOUD, &panics).await.is_err());
+    }
+    assert!(runs.load(Ordering::SeqCst) < 50);
+    assert!(ctrl.shutdown(crate::SECOND).await.is_clean());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_off_may_panic_and_is_not_lost() -> Test {
+    async fn hold(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        let _bomb = Bomb;
+        tokio::time::sleep(crate::SECOND * 60).await;
+        Ok(text)
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").on(ECHO, hold).start().await?;
+    let client = client(&broker).await;
+    client.cast(CTRL, ECHO, &"x".to_owned()).await?;
+    let call = client.call(CTRL, ECHO, &"x".to_owned()).timeout(crate::SECOND * 60).send();
+    tokio::time::sleep(crate::SECOND).await;
+    ctrl.shutdown(crate::SECOND).await;
+    assert_eq!(call.await.unwrap_err().code(), Some(code::DROPPED));
+    assert_eq!(broker.messages("CTRL").len(), 1);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_that_is_told_of_elsewhere_is_none_here() -> Test {
+    async fn ask(_: Arc<()>, cx: Context, text: String) -> Result<String, Fault> {
+        match cx.client().call(REPO, ECHO, &text).await {
+            Err(CallError::Remote(error)) => Err(Fault::relay(error)),
+            answer => Ok(answer?),
+        }
+    }
+    async fn panic(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        panic!("{text}")
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").on(ECHO, ask).start().await?;
+    let repo = node(&broker, &REPO, "host1").on(ECHO, panic).start().await?;
+    let error = client(&broker).await.call(CTRL, ECHO, &"x".to_owned()).await.unwrap_err();
+    assert_eq!(error.code(), Some(code::PANICKED));
+    let counts = |node: &Node| (node.stats().failed, node.stats().panicked);
+    assert_eq!((counts(&ctrl), counts(&repo)), ((1, 0), (0, 1)));
     Ok(())
 }
 

@@ -141,6 +141,11 @@ impl Context {
         message.reply_to().is_some() && matches!(message.kind(), Kind::Call | Kind::Cast)
     }
 
+    /// When it is dropped unless it has begun.
+    pub(super) fn expires_at(&self) -> Option<Instant> {
+        self.request.deadline
+    }
+
     pub(super) fn is_expired(&self) -> bool {
         self.request.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }

@@ -69,6 +69,8 @@ pub struct Fault(Box<Inner>);
 struct Inner {
     shown: RemoteError,
     source: Option<BoxError>,
+    /// Whether it is a panic in this process: the code alone may have come from elsewhere.
+    panic: bool,
 }
 
 /// A short string of AMQP 0-9-1 (section 4.2.5.3).
@@ -166,10 +168,23 @@ impl Fault {
     }
 
     fn of(shown: RemoteError) -> Self {
-        Self(Box::new(Inner { shown, source: None }))
+        Self(Box::new(Inner { shown, source: None, panic: false }))
     }
 
-    /// Tells the caller that asking again makes sense.
+    /// What is a handler's own panicked.
+    pub(super) fn of_panic(message: &str) -> Self {
+        let mut fault = Self::new(code::PANICKED, message);
+        fault.0.panic = true;
+        fault
+    }
+
+    pub(super) fn is_panic(&self) -> bool {
+        self.0.panic
+    }
+
+    /// Tells the caller that asking again makes sense, whatever the operation: nothing was done. That is
+    /// not for the handler to say of a request that [was delivered
+    /// before](crate::Context::is_redelivered).
     #[must_use]
     pub fn retryable(mut self) -> Self {
         self.0.shown.retryable = true;
@@ -209,11 +224,11 @@ impl Fault {
     }
 
     /// The fault in an error that passed through layers, or the fault that it stands for.
-    pub(super) fn of_layer(error: BoxError) -> Self {
-        // What a layer sheds it has not begun.
+    pub(super) fn of_layer(error: BoxError, redelivered: bool) -> Self {
+        // What a layer sheds it has not begun; but who had it before may have.
         let shed = matches!(Meaning::of(&*error), Meaning::Overloaded);
         let fault = Self::from_error(error);
-        if shed { fault.retryable() } else { fault }
+        if shed && !redelivered { fault.retryable() } else { fault }
     }
 }
 
@@ -365,11 +380,14 @@ mod tests {
     fn what_towers_layers_say_is_understood_however_it_is_wrapped() {
         let code_of = |fault: &Fault| (fault.code().to_owned(), fault.shown().retryable);
         for error in [Elapsed::new().into(), wrapped(Elapsed::new())] {
-            assert_eq!(code_of(&Fault::of_layer(error)), (code::TIMEOUT.into(), false));
+            assert_eq!(code_of(&Fault::of_layer(error, false)), (code::TIMEOUT.into(), false));
         }
         for error in [Overloaded::new().into(), wrapped(Overloaded::new())] {
-            assert_eq!(code_of(&Fault::of_layer(error)), (code::OVERLOADED.into(), true));
+            assert_eq!(code_of(&Fault::of_layer(error, false)), (code::OVERLOADED.into(), true));
         }
+        // Who had it before may have begun with it.
+        let again = Fault::of_layer(Overloaded::new().into(), true);
+        assert_eq!(code_of(&again), (code::OVERLOADED.into(), false));
         // What a handler had done before it was turned away elsewhere nobody knows.
         let fault = Fault::from(Overloaded::new());
         assert_eq!(code_of(&fault), (code::OVERLOADED.into(), false));

@@ -2,17 +2,15 @@
 //! around it where there are some, and without any cost of them where there are none.
 
 use std::{
-    any::Any,
     fmt,
     future::{Future, poll_fn},
-    panic::{self, AssertUnwindSafe},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context as TaskContext, Poll},
 };
 
 use bytes::Bytes;
-use pin_project_lite::pin_project;
+use tokio::time::timeout_at;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Instrument, Span};
@@ -21,6 +19,7 @@ use super::{
     BoxError, Context, Fault, code,
     fault::{Expired, Meaning},
     job::Job,
+    panics::{CatchPanic, caught},
     tasks::{Place, Work},
 };
 use crate::{Codec, Message, RemoteError, Text};
@@ -193,9 +192,10 @@ where
         let state = Arc::clone(&self.state);
         let (decode, encode) = (self.decode, self.encode);
         place.run(in_span(span, async move {
-            if !job.begin() {
+            if job.expires_in_span() {
                 return;
             }
+            job.begin();
             let cx = job.context().clone();
             let handling = run(state, function, decode, encode, cx);
             let result = CatchPanic { handling }.await;
@@ -234,38 +234,6 @@ where
     let wants_answer = cx.wants_answer();
     let answer = function(state, cx, request).await?;
     if wants_answer { encode(&answer).map(Some) } else { Ok(None) }
-}
-
-pin_project! {
-    /// A panic of the handler becomes a fault like any other. What the handler left behind is
-    /// its own: as with a thread that panics, its locks are poisoned.
-    ///
-    /// An async function would hold the handler's future twice, and so double every task.
-    struct CatchPanic<F> {
-        #[pin]
-        handling: F,
-    }
-}
-
-impl<T, F: Future<Output = Result<T, Fault>>> Future for CatchPanic<F> {
-    type Output = Result<T, Fault>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let handling = self.project().handling;
-        caught(|| handling.poll(cx)).unwrap_or_else(|fault| Poll::Ready(Err(fault)))
-    }
-}
-
-/// What `run` returns, or the fault that its panic is.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
-    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|payload| fault_of_panic(payload.as_ref()))
-}
-
-fn fault_of_panic(payload: &(dyn Any + Send)) -> Fault {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let because = text.unwrap_or("a panic without a text").to_owned();
-    Fault::new(code::PANICKED, "the handler panicked").because(because)
 }
 
 impl Default for Reply {
@@ -330,15 +298,27 @@ where
     T::Error: Into<BoxError> + Send,
     T::Future: Send,
 {
-    fn call(&self, cx: Context) -> impl Future<Output = Result<Reply, BoxError>> + Send + use<T> {
+    /// Asks the layer, and says when it takes the request.
+    fn call<F: FnOnce() + Send>(
+        &self,
+        cx: Context,
+        taken: F,
+    ) -> impl Future<Output = Result<Reply, BoxError>> + Send + use<T, F> {
         let shared = Arc::clone(&self.0);
         async move {
             let mut service = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            // Waiting for readiness holds this request back, and nobody else.
-            poll_fn(|task| service.poll_ready(task)).await.map_err(Into::into)?;
+            // Waiting for readiness holds this request back, and nobody else: no longer than it is of use,
+            // since it has one of the places of its queue.
+            let ready = poll_fn(|task| service.poll_ready(task));
+            match cx.expires_at() {
+                Some(deadline) => timeout_at(deadline, ready).await.map_err(|_| Expired)?,
+                None => ready.await,
+            }
+            .map_err(Into::into)?;
             if cx.is_expired() {
                 return Err(Expired.into());
             }
+            taken();
             service.call(Request(cx)).await.map_err(Into::into)
         }
     }
@@ -351,19 +331,22 @@ where
     T::Future: Send,
 {
     fn spawn(&self, place: Place<'_>, mut job: Job) {
-        let answer = self.call(job.context().clone());
+        let layered = Self(Arc::clone(&self.0));
         let span = job.span();
         place.run(in_span(span, async move {
-            if !job.begin() {
+            if job.expires_in_span() {
                 return;
             }
             let mut expired = false;
             let handling = async {
-                let answer = answer.await;
+                let cx = job.context().clone();
+                let redelivered = cx.is_redelivered();
+                // One that still waits for its turn goes back if it is cut off.
+                let answer = layered.call(cx, || job.begin()).await;
                 let is_expired =
                     |error: &BoxError| matches!(Meaning::of(&**error), Meaning::Expired);
                 expired = answer.as_ref().is_err_and(is_expired);
-                answer.map(Some).map_err(Fault::of_layer)
+                answer.map(Some).map_err(|error| Fault::of_layer(error, redelivered))
             };
             let result = CatchPanic { handling }.await;
             // Not if the handler's time is over while it runs: that is its own affair.
@@ -377,6 +360,6 @@ where
     }
 
     fn answer(self: Arc<Self>, cx: Context) -> Answer {
-        Box::pin(self.call(cx))
+        Box::pin(self.call(cx, || ()))
     }
 }

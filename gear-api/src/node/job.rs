@@ -2,6 +2,7 @@
 //! request is answered and settled, once: a job that is dropped sees to it.
 
 use std::{
+    fmt,
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use tracing::{Span, level_filters::LevelFilter};
 
-use super::{Context, Fault, Reply, code, tasks::Work};
+use super::{Context, Fault, Reply, code, panics::caught, tasks::Work};
 use crate::{
     Kind, Message, Publish, PublishError, RemoteError, Settlement, Text,
     causes::Causes,
@@ -54,6 +55,15 @@ fn record_outcome(outcome: &str, error: Option<&str>) {
     }
 }
 
+/// Shows what is a handler's own, for the log; a panic in its `Display` is not the log's.
+struct Unharmed<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Unharmed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        caught(|| self.0.fmt(f)).unwrap_or_else(|_| f.write_str("(its text panics)"))
+    }
+}
+
 /// How long to wait before a message that could not be set aside goes back, and so comes
 /// again.
 const SET_ASIDE_AGAIN: Duration = Duration::from_secs(1);
@@ -87,10 +97,9 @@ impl Job {
         expired
     }
 
-    /// The handler is about to be called. Returns whether it may be: not if its deadline has passed.
-    pub(super) fn begin(&mut self) -> bool {
-        self.begun = !self.expires_in_span();
-        self.begun
+    /// The handler, or a layer around it, is about to be called.
+    pub(super) fn begin(&mut self) {
+        self.begun = true;
     }
 
     fn message(&self) -> &Message {
@@ -133,15 +142,19 @@ impl Job {
             Err(fault) => fault,
         };
         let counters = &self.core().counters;
-        count(if fault.code() == code::PANICKED { &counters.panicked } else { &counters.failed });
-        let source = fault.source().map(|source| tracing::field::display(Causes(source)));
+        count(if fault.is_panic() { &counters.panicked } else { &counters.failed });
+        let source = fault.source().map(|source| Unharmed(Causes(source)));
+        let source = source.as_ref().map(tracing::field::display);
         tracing::warn!(code = fault.code(), source, "the handler failed: {fault}");
         tell_outcome("error", Some(fault.code()));
+        let shown = fault.shown().clone();
+        // What is behind it is the handler's own, and may panic when it is dropped.
+        let _ = caught(|| drop(fault));
         if self.cx.wants_answer() {
-            let answer = self.answer_error(fault.shown());
+            let answer = self.answer_error(&shown);
             self.answered(answer)
         } else {
-            Some(self.set_aside(&fault.shown().to_string()))
+            Some(self.set_aside(&shown.to_string()))
         }
     }
 
@@ -183,17 +196,18 @@ impl Job {
     /// the way.
     fn answered(self, answer: Option<Publish>) -> Option<Rest> {
         match answer {
-            Some(mut answer) if !answer.is_handed_over() => Some(Box::pin(async move {
+            Some(answer) if !answer.is_handed_over() => Some(Box::pin(async move {
+                let mut answered = Answered { answer, job: Some(self) };
                 // Its confirm is not awaited: if the handlers were cut off meanwhile, the request would
                 // be answered once more.
-                let left = poll_fn(|cx| match Pin::new(&mut answer).poll(cx) {
-                    Poll::Pending if answer.is_handed_over() => Poll::Ready(Ok(())),
+                let left = poll_fn(|cx| match Pin::new(&mut answered.answer).poll(cx) {
+                    Poll::Pending if answered.answer.is_handed_over() => Poll::Ready(Ok(())),
                     outcome => outcome,
                 });
                 if let Err(error) = left.await {
                     tracing::debug!(%error, "the answer could not be sent");
                 }
-                self.forget();
+                answered.forget();
             })),
             _ => {
                 self.forget();
@@ -235,8 +249,9 @@ impl Job {
         let answer = self.reply(reply, None)?;
         match answer.failed() {
             Some(&PublishError::TooLarge { limit, .. }) => too_large(self, limit),
-            // Whoever asked is gone, or this node is.
-            None | Some(PublishError::NotRouted | PublishError::Closed) => {
+            // Whoever asked is gone, or this node is, or nobody waits for it any more.
+            None
+            | Some(PublishError::NotRouted | PublishError::NotSent(_) | PublishError::Closed) => {
                 tell_outcome("ok", None);
                 Some(answer)
             }
@@ -281,13 +296,41 @@ impl Job {
     }
 }
 
+/// A request whose answer waits to leave.
+struct Answered {
+    answer: Publish,
+    job: Option<Job>,
+}
+
+impl Answered {
+    fn forget(&mut self) {
+        if let Some(job) = self.job.take() {
+            job.forget();
+        }
+    }
+}
+
+/// Cut off. The answer may have left without anybody having looked since: then all is done, and
+/// otherwise the job sees to it.
+impl Drop for Answered {
+    fn drop(&mut self) {
+        if self.job.is_some() && !self.answer.withdraw() {
+            self.forget();
+        }
+    }
+}
+
 /// The handler was cut off, or never begun.
 impl Drop for Job {
     fn drop(&mut self) {
         let Some(settlement) = self.settlement.take() else { return };
+        // What is the handler's own panicked where no panic is caught.
+        let panics = std::thread::panicking();
         if self.begun {
             tell_outcome("error", Some(code::DROPPED));
-            self.core().note_unfinished(self.message());
+            if !panics {
+                self.core().note_unfinished(self.message());
+            }
         }
         if self.begun && self.cx.wants_answer() {
             let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
@@ -297,6 +340,9 @@ impl Drop for Job {
                 true => settlement.requeue(),
                 false => settlement.ack(),
             }
+        } else if self.begun && panics {
+            // Counted by the broker: it would come again, and panic again, without end.
+            drop(settlement);
         } else {
             settlement.requeue();
         }

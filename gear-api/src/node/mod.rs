@@ -6,6 +6,7 @@ mod dispatch;
 mod fault;
 mod handler;
 mod job;
+mod panics;
 mod tasks;
 
 use std::{fmt, sync::Arc, time::Duration};
