@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use crossbeam_utils::CachePadded;
@@ -16,6 +17,7 @@ use gear_api::{
     ConsumerEnd, Delivery, DeliverySink, Message, ReplySink, Settle, Settlement, Source, Verdict,
 };
 use slotmap::{Key, KeyData};
+use tokio::runtime::Handle;
 
 use crate::{
     model::{ConsumerId, Delivered, Outlet, Tag},
@@ -26,6 +28,8 @@ use crate::{
 
 /// Settlements that are collected before they go to the broker, at most.
 const SETTLE_BATCH: usize = 64;
+/// And for so long at most, as over `gear-amqp`.
+const SETTLE_TIME: Duration = Duration::from_millis(5);
 
 /// One subscription, over all reconnects of its connection.
 #[repr(align(128))]
@@ -63,6 +67,8 @@ struct State {
 pub(crate) struct Settled {
     pub(crate) consumer: ConsumerId,
     pub(crate) verdicts: Vec<(Tag, Verdict)>,
+    /// Whether a task is there that brings them in time.
+    timed: bool,
 }
 
 /// The time of one of the broker's consumers: deliveries of an earlier one can not be settled.
@@ -217,10 +223,30 @@ impl Inbox {
         self.lock().lease.as_ref().map(|lease| lease.consumer)
     }
 
+    /// Brings to the broker what has been settled.
+    fn bring_settled(&self, shared: &Arc<Shared>) {
+        let mut settled = self.lock_settled();
+        if !settled.verdicts.is_empty() {
+            shared.leave_settled(&mut settled);
+            drop(settled);
+            shared.take_in_settled();
+        }
+    }
+
     /// Takes the settlements that have not gone to the broker yet.
     pub(crate) fn take_settled(&self) -> Option<Settled> {
-        let settled = std::mem::take(&mut *self.lock_settled());
-        (!settled.verdicts.is_empty()).then_some(settled)
+        let mut settled = self.lock_settled();
+        let verdicts = std::mem::take(&mut settled.verdicts);
+        let consumer = settled.consumer;
+        (!verdicts.is_empty()).then_some(Settled { consumer, verdicts, timed: false })
+    }
+
+    /// Takes out what has arrived and nobody has taken, to go back to the broker's consumer.
+    pub(crate) fn take_arrived(&self) -> Option<(ConsumerId, Vec<Tag>)> {
+        let mut state = self.lock();
+        let consumer = state.lease.as_ref()?.consumer;
+        let arrived = std::mem::take(&mut state.arrived);
+        Some((consumer, arrived.into_iter().filter_map(|delivered| delivered.tag).collect()))
     }
 
     /// No more deliveries. Returns the tags of those that nobody took.
@@ -291,7 +317,8 @@ impl Lease {
     /// The consumer is gone, and another may wait for the place that this took up.
     #[cold]
     fn settle_late(&self, tag: Tag, verdict: Verdict) {
-        let mut late = Settled { consumer: self.consumer, verdicts: vec![(tag, verdict)] };
+        let mut late =
+            Settled { consumer: self.consumer, verdicts: vec![(tag, verdict)], timed: false };
         self.shared.leave_settled(&mut late);
         self.shared.take_in_settled();
     }
@@ -321,11 +348,24 @@ impl Settle for Lease {
             || self.shared.is_blocked.load(Ordering::Relaxed)
             || self.shared.is_watched.load(Ordering::Relaxed)
             || self.inbox.unattended.load(Ordering::Relaxed);
-        if now {
+        let runtime = if now || settled.timed { None } else { Handle::try_current().ok() };
+        if now || (!settled.timed && runtime.is_none()) {
             // The connection may be lost by then; the broker then does not know the consumer.
             self.shared.leave_settled(&mut settled);
             drop(settled);
             self.shared.take_in_settled();
+        } else if let Some(runtime) = runtime {
+            // Whoever acknowledges one and does not ask for the next may do something else for long.
+            settled.timed = true;
+            drop(settled);
+            let (shared, inbox) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.inbox));
+            runtime.spawn(async move {
+                tokio::time::sleep(SETTLE_TIME).await;
+                if let (Some(shared), Some(inbox)) = (shared.upgrade(), inbox.upgrade()) {
+                    inbox.lock_settled().timed = false;
+                    inbox.bring_settled(&shared);
+                }
+            });
         }
     }
 }
@@ -373,16 +413,6 @@ impl InboxSource {
             return None;
         }
         Some((self.batch.pop_front()?, Arc::clone(lease)))
-    }
-
-    /// Brings to the broker what has been settled.
-    fn bring_settled(&self) {
-        let mut settled = self.inbox.lock_settled();
-        if !settled.verdicts.is_empty() {
-            self.shared.leave_settled(&mut settled);
-            drop(settled);
-            self.shared.take_in_settled();
-        }
     }
 
     /// Delivered by a connection that is gone: it will come again.
@@ -446,7 +476,7 @@ impl Source for InboxSource {
             }
             drop(state);
             self.inbox.unattended.store(true, Ordering::Relaxed);
-            self.bring_settled();
+            self.inbox.bring_settled(&self.shared);
             return Poll::Pending;
         }
     }
@@ -483,7 +513,7 @@ impl Source for InboxSource {
             self.shared.note_taken();
         }
         // Only now: it makes room for more.
-        self.bring_settled();
+        self.inbox.bring_settled(&self.shared);
         true
     }
 }

@@ -26,9 +26,21 @@ pub(crate) struct Target {
     /// Whether reaching nobody is an error.
     mandatory: bool,
     expires: Option<Instant>,
+    /// Whether it is not sent once its deadline has passed: that is for requests and events, and
+    /// not for what answers one, or is kept.
+    perishable: bool,
 }
 
 impl Target {
+    /// When it is of no use to send it any more.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.expires.filter(|_| self.perishable)
+    }
+
+    pub(crate) fn is_late(&self, now: &Now) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= now.get())
+    }
+
     pub(crate) fn key(&self) -> &Text {
         &self.key
     }
@@ -76,7 +88,9 @@ impl Shared {
         let expires = message.deadline().map(|deadline| self.clock.instant(deadline));
         Ok(match route {
             Route::Address(address) => {
-                Target { exchange: exchanges.entry, key: address.key(), mandatory: true, expires }
+                let key = address.key();
+                let exchange = exchanges.entry;
+                Target { exchange, key, mandatory: true, expires, perishable: true }
             }
             Route::Reply(to) => {
                 if !to.is_gear() && topology::is_for_no_reply(to.as_str()) {
@@ -85,21 +99,25 @@ impl Shared {
                 let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
                 // Some brokers return what they delivered to a direct reply address.
                 let mandatory = !to.as_str().starts_with("amq.rabbitmq.reply-to.");
-                Target { exchange, key: to.key(), mandatory, expires }
+                Target { exchange, key: to.key(), mandatory, expires, perishable: false }
             }
             Route::Event(topic) => {
-                Target { exchange: exchanges.events, key: topic.key(), mandatory: false, expires }
+                let key = topic.key();
+                let exchange = exchanges.events;
+                Target { exchange, key, mandatory: false, expires, perishable: true }
             }
             Route::Dead(service) => {
                 let key = service.as_str().into();
-                Target { exchange: exchanges.dead, key, mandatory: true, expires: None }
+                let exchange = exchanges.dead;
+                Target { exchange, key, mandatory: true, expires: None, perishable: false }
             }
             Route::Delayed { delay, queue } => {
                 let declared =
                     self.with(|state, now| declare_delay(state, delay, self.queue_type, now));
                 let exchange = declared
                     .map_err(|refusal| PublishError::Refused(refusal.to_string().into()))?;
-                Target { exchange, key: queue.into(), mandatory: true, expires: None }
+                let key = queue.into();
+                Target { exchange, key, mandatory: true, expires: None, perishable: false }
             }
             _ => return Err(PublishError::Unsupported("route of this kind")),
         })
@@ -152,7 +170,7 @@ impl Shared {
         target: Target,
         message: Message,
     ) -> Publish {
-        let deadline = message.deadline().map(|deadline| self.clock.instant(deadline));
+        let deadline = target.deadline();
         let (hand_over, mut receiver) = oneshot::channel();
         // What is settled already need not be in the way.
         self.settle_all();

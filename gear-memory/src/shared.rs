@@ -423,7 +423,9 @@ impl Shared {
             let State { model, connections, .. } = state;
             for connection in connections.values() {
                 for subscribed in &connection.subscriptions {
-                    if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {
+                    if let Some(Settled { consumer, verdicts, .. }) =
+                        subscribed.inbox.take_settled()
+                    {
                         model.settle(consumer, verdicts, now);
                     }
                 }
@@ -452,7 +454,7 @@ impl Shared {
             }
             // From now on nobody leaves settlements behind for the consumer to bring.
             let (arrived, wake) = inbox.finish(ConsumerEnd::Stopped);
-            if let Some(Settled { consumer, verdicts }) = inbox.take_settled() {
+            if let Some(Settled { consumer, verdicts, .. }) = inbox.take_settled() {
                 state.model.settle(consumer, verdicts, now);
             }
             state.model.wakes().extend(wake);

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use gear_api::{
     Capabilities, Clock, Consumer, ConsumerEnd, Id, MAX_KEY_BYTES, Message, Publish, PublishError,
-    ReplyTo, Route, Settlement, Status, SubscribeError, Subscription, Text, Transport,
+    ReplyTo, Route, Settlement, Status, SubscribeError, Subscription, Text, Transport, Verdict,
 };
 use tokio::sync::watch;
 
@@ -96,12 +96,16 @@ impl Handle {
             Ok(target) => target,
             Err(error) => return Publish::ready(Err(error)),
         };
+        let now = Now::default();
+        if target.is_late(&now) {
+            let why = Text::from_static("its deadline passed");
+            return Publish::ready(Err(PublishError::NotSent(why)));
+        }
         if let Some(what) = too_long(&target, &message) {
             let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
             return Publish::ready(Err(PublishError::Invalid(why.into())));
         }
         let message = headers::to_send(message);
-        let now = Now::default();
         let mut state = shared.begin(&now);
         let Some(connection) = state.connections.get(self.id) else {
             shared.finish(state, &now);
@@ -131,9 +135,20 @@ impl Handle {
                 state.down.remove(&(back, self.id));
             }
             connection.status.send_replace(Status::Closed(Text::from_static("it was closed")));
+            // First all of them end, so that nothing goes from one to the other.
+            for subscribed in connection.subscriptions.iter().filter(|s| !s.inbox.takes_replies()) {
+                if let Some(consumer) = subscribed.inbox.consumer() {
+                    state.model.cancel(consumer, now);
+                }
+            }
             for subscribed in &connection.subscriptions {
-                if let Some(Settled { consumer, verdicts }) = subscribed.inbox.take_settled() {
+                if let Some(Settled { consumer, verdicts, .. }) = subscribed.inbox.take_settled() {
                     state.model.settle(consumer, verdicts, now);
+                }
+                if let Some((consumer, arrived)) = subscribed.inbox.take_arrived() {
+                    // Nobody has looked at it: it does not come back as a failure.
+                    let returned = arrived.into_iter().map(|tag| (tag, Verdict::Requeue));
+                    state.model.settle(consumer, returned, now);
                 }
                 let consumer = subscribed.inbox.consumer();
                 subscribed.inbox.detach();

@@ -1,4 +1,5 @@
-//! The history of a message that was dead-lettered: the header `x-death`.
+//! The history of a message that was dead-lettered: the headers `x-death`, `x-first-death-…` and
+//! `x-last-death-…`.
 
 use gear_api::{HeaderValue, Message, Text};
 
@@ -86,8 +87,19 @@ pub(crate) fn mark(
         ]),
     );
     let mut marked = message.to_builder();
+    let headers = marked.headers_mut();
     // Headers that are full already lose the history, not the message.
-    let _ =
-        marked.headers_mut().insert_reserved(Text::from_static(HEADER), HeaderValue::List(history));
+    let _ = headers.insert_reserved(Text::from_static(HEADER), HeaderValue::List(history));
+    let reason = Text::from_static(reason.as_str());
+    for (first, last, value) in [
+        ("x-first-death-reason", "x-last-death-reason", &reason),
+        ("x-first-death-queue", "x-last-death-queue", queue),
+        ("x-first-death-exchange", "x-last-death-exchange", exchange),
+    ] {
+        if headers.get(first).is_none() {
+            let _ = headers.insert_reserved(Text::from_static(first), text(value));
+        }
+        let _ = headers.insert_reserved(Text::from_static(last), text(value));
+    }
     marked.build()
 }

@@ -358,7 +358,7 @@ impl<O: Outlet> Model<O> {
     /// Inlined, as is all on the way from a publisher to an inbox: an entry that is handed over in
     /// memory is written in small pieces and read in large ones, for which a processor has to wait.
     #[inline(always)]
-    pub(super) fn deliver(&mut self, id: QueueId, to: ConsumerId, entry: Entry, now: &Now) {
+    pub(super) fn deliver(&mut self, id: QueueId, to: ConsumerId, mut entry: Entry, now: &Now) {
         if self.record.is_some() {
             self.note_delivery(id, to, &entry, now);
         }
@@ -366,12 +366,21 @@ impl<O: Outlet> Model<O> {
         let consumer = &mut self.consumers[to];
         self.activity += 1;
         let redelivered = entry.redelivered;
+        let is_quorum = queue.spec.queue_type == QueueType::Quorum;
+        if is_quorum {
+            // What a lost connection had comes back in the order in which it was taken.
+            entry.position = queue.next_position();
+        }
         let wake = if consumer.options.no_ack {
             self.bytes -= entry.charge;
             let Entry { message, key, .. } = entry;
             consumer.outlet.deliver(Delivered { tag: None, message, key, redelivered })
         } else {
-            let (message, key) = (entry.message.clone(), entry.key.clone());
+            let message = match is_quorum && redelivered {
+                true => headers::of_redelivery(&entry.message, entry.returns, entry.failures),
+                false => entry.message.clone(),
+            };
+            let key = entry.key.clone();
             let tag = Some(consumer.unsettled.insert(entry));
             queue.unsettled += 1;
             consumer.outlet.deliver(Delivered { tag, message, key, redelivered })
@@ -381,7 +390,7 @@ impl<O: Outlet> Model<O> {
         }
         // A classic queue finds out that a consumer is full when it is its turn; if it has room again
         // by then, it has kept its place.
-        consumer.blocked = queue.spec.queue_type == QueueType::Quorum && !consumer.has_capacity();
+        consumer.blocked = is_quorum && !consumer.has_capacity();
         if consumer.blocked {
             queue.turns().leave_first();
         } else {

@@ -385,6 +385,8 @@ impl<O: Outlet> Model<O> {
         self.note(now, || Event::Restarted { messages: lost });
         for id in self.queues.keys().collect::<Vec<_>>() {
             self.watch_head(id);
+            // The time of an unused queue starts again.
+            self.mark_used(id, now);
         }
     }
 

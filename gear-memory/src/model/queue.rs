@@ -15,9 +15,11 @@ pub(crate) struct Entry {
     pub(crate) key: Text,
     pub(crate) exchange: ExchangeId,
     pub(crate) expires: Option<Instant>,
-    /// Its place: grows with every message of the queue.
+    /// Its place: grows with every message of the queue, and in a quorum queue with every delivery.
     pub(crate) position: u64,
     pub(crate) redelivered: bool,
+    /// How often it came back at all.
+    pub(crate) returns: u32,
     /// How often it came back as a failure.
     pub(crate) failures: u32,
     /// How often a bug lost it.
@@ -46,6 +48,7 @@ impl Entry {
             expires,
             position: 0,
             redelivered: false,
+            returns: 0,
             failures: 0,
             lost: 0,
             charge,
@@ -125,6 +128,7 @@ impl Queue {
     /// Puts back what a consumer did not settle: in a classic queue where it was.
     pub(crate) fn give_back(&mut self, mut entry: Entry) {
         entry.redelivered = true;
+        entry.returns += 1;
         match self.spec.queue_type {
             topology::QueueType::Quorum => self.returned.push_back(entry),
             topology::QueueType::Classic => {

@@ -241,3 +241,32 @@ async fn idle_returns_when_what_waited_to_be_sent_is_withdrawn() {
         soon(idle).await.unwrap();
     }
 }
+
+/// As over `gear-amqp`, which does not send it.
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_after_its_deadline_is_not_sent() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 10).await;
+    let late = || expiring("late", &*web, ms(0));
+    let answer = web.send(Route::Address(&address("CTRL")), late()).await;
+    assert!(matches!(answer, Err(PublishError::NotSent(_))), "{answer:?}");
+    let answer = web.send(Route::Event(&"a".parse().unwrap()), late()).await;
+    assert!(matches!(answer, Err(PublishError::NotSent(_))), "{answer:?}");
+    assert!(take_ready(&mut ctrl).is_empty());
+}
+
+/// What is kept, or answers, has no deadline of its own: that of the request says nothing of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_set_aside_waits_for_the_broker_beyond_the_deadline_of_the_request() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    drop(serve(&*web, 10).await);
+    broker.raise_alarm("no memory");
+    let request = expiring("m", &*web, ms(100));
+    let aside = web.send(Route::Dead(&CTRL), request);
+    tokio::time::sleep(ms(300)).await;
+    broker.clear_alarm();
+    assert_eq!(soon(aside).await, Ok(()));
+    assert_eq!(ready(&broker, "CTRL:dead"), ["m"]);
+}

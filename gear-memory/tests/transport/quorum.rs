@@ -88,3 +88,62 @@ async fn those_that_instances_share_are_quorum_queues_and_no_others() {
     assert_eq!(kept("CTRL:dead"), ["dead"]);
     assert!(kept("CTRL.h1").is_empty());
 }
+
+/// As RabbitMQ does; a classic queue has them in their old order.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_connection_had_comes_back_in_the_order_in_which_it_was_taken() {
+    for (broker, expected) in
+        [(quorum(), ["2!", "3!", "1!"]), (MemoryBroker::new(), ["1!", "2!", "3!"])]
+    {
+        let (link, web) = link(&broker);
+        let mut ctrl = serve(&*web, 3).await;
+        send_all(&*web, "CTRL", &["1", "2", "3"]).await;
+        next(&mut ctrl).await.requeue();
+        let _held = [next(&mut ctrl).await, next(&mut ctrl).await, next(&mut ctrl).await];
+        link.cut();
+        assert_eq!(take(&mut ctrl, 3).await, expected);
+    }
+}
+
+/// As RabbitMQ 4.3 counts them.
+#[tokio::test(start_paused = true)]
+async fn a_message_says_how_often_it_came_back_and_how_often_as_a_failure() {
+    fn counts(delivery: &Delivery) -> [Option<i64>; 2] {
+        let headers = delivery.message().headers();
+        ["x-acquired-count", "x-delivery-count"].map(|name| headers.get(name)?.as_int())
+    }
+    let broker = quorum();
+    let (link, web) = link(&broker);
+    let mut ctrl = serve(&*web, 1).await;
+    send(&*web, "CTRL", "m").await.unwrap();
+    let delivery = next(&mut ctrl).await;
+    assert_eq!(counts(&delivery), [None, None]);
+    delivery.requeue();
+    let delivery = next(&mut ctrl).await;
+    assert_eq!(counts(&delivery), [Some(1), None]);
+    link.cut();
+    let again = next(&mut ctrl).await;
+    assert_eq!(counts(&again), [Some(2), Some(1)]);
+    // They are the broker's, and not sent on.
+    let (message, settlement) = again.into_parts();
+    settlement.ack();
+    web.send(Route::Address(&address("CTRL")), message).await.unwrap();
+    assert_eq!(counts(&next(&mut ctrl).await), [None, None]);
+    drop(delivery);
+}
+
+/// Closing gives back what nobody has looked at: that is no failure of anybody.
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_count_towards_the_limit_what_nobody_took() {
+    let broker = quorum();
+    broker.set_policy(Pattern::new("CTRL"), Policy::new().delivery_limit(1));
+    let sender = connect(&broker);
+    drop(serve(&*sender, 1).await);
+    send(&*sender, "CTRL", "m").await.unwrap();
+    for _ in 0..3 {
+        let web = connect(&broker);
+        let _never_looked_at = serve(&*web, 10).await;
+        web.close().await;
+    }
+    assert_eq!(ready(&broker, "CTRL"), ["m"]);
+}

@@ -145,7 +145,20 @@ async fn a_message_that_is_delayed_again_does_not_remember_the_first_time() {
         let [HeaderValue::Table(death)] = &deaths[..] else { panic!("{deaths:?}") };
         let count = death.iter().find(|(name, _)| *name == "count");
         assert_eq!(count.and_then(|(_, count)| count.as_int()), Some(1));
-        assert_eq!(message.headers().len(), 2);
+        let others = message.headers().iter().filter(|(name, _)| *name != "x-death");
+        let mut others: Vec<_> = others.map(|(name, value)| (name, value.as_str())).collect();
+        others.sort_unstable();
+        let (exchange, queue) = (Some("gear.retry.100"), Some("gear:retry.100"));
+        let expected = [
+            ("mine", None),
+            ("x-first-death-exchange", exchange),
+            ("x-first-death-queue", queue),
+            ("x-first-death-reason", Some("expired")),
+            ("x-last-death-exchange", exchange),
+            ("x-last-death-queue", queue),
+            ("x-last-death-reason", Some("expired")),
+        ];
+        assert_eq!(others, expected);
         delayed = message;
     }
 }

@@ -37,3 +37,19 @@ async fn acks_reach_the_broker_even_if_the_consumer_is_never_looked_at_again() {
     next(&mut two).await.ack();
     assert_eq!(broker.stored_bytes(), 0);
 }
+
+/// An ack is kept for a batch, but not for long: what expires behind it is RabbitMQ's to say.
+#[tokio::test(start_paused = true)]
+async fn an_ack_reaches_the_broker_within_5_ms() {
+    let broker = MemoryBroker::new();
+    let web = connect(&broker);
+    let mut ctrl = serve(&*web, 4).await;
+    send_all(&*web, "CTRL", &["1", "2", "3", "4"]).await;
+    let to = address("CTRL");
+    web.send(Route::Address(&to), expiring("5", &*web, ms(100))).await.unwrap();
+    next(&mut ctrl).await.ack();
+    // Whoever took it does something else for a while.
+    tokio::time::sleep(ms(200)).await;
+    assert_eq!(take_ready(&mut ctrl), ["2", "3", "4", "5"]);
+    assert!(broker.messages("CTRL").is_empty());
+}

@@ -48,6 +48,8 @@ struct Member {
     /// It was full: in a classic queue when it was its turn, in a quorum queue at once.
     blocked: bool,
     held: BTreeMap<u64, Delivered>,
+    /// When it got what it has, or had.
+    taken: BTreeMap<u64, u64>,
 }
 
 impl Member {
@@ -109,7 +111,11 @@ impl Oracle {
             }
             Step::Cut { member } => {
                 let gone = self.members.remove(member % self.members.len());
-                gone.held.keys().for_each(|n| self.give_back(*n));
+                let mut held: Vec<u64> = gone.held.keys().copied().collect();
+                if self.kind == QueueType::Quorum {
+                    held.sort_unstable_by_key(|n| gone.taken[n]);
+                }
+                held.into_iter().for_each(|n| self.give_back(n));
                 self.broker.drop_connection(gone.connection);
             }
         }
@@ -121,8 +127,16 @@ impl Oracle {
         let options = Consume { prefetch, ..consume(connection) };
         let mailbox = self.broker.consume_as("q", options);
         let (since, held) = (self.tick(), BTreeMap::new());
-        let (active, blocked) = (true, false);
-        self.members.push(Member { mailbox, connection, prefetch, active, since, blocked, held });
+        self.members.push(Member {
+            mailbox,
+            connection,
+            prefetch,
+            active: true,
+            since,
+            blocked: false,
+            held,
+            taken: BTreeMap::new(),
+        });
     }
 
     fn settle(&mut self, delivery: usize, verdict: Verdict) {
@@ -176,6 +190,7 @@ impl Oracle {
             assert_eq!(delivered.redelivered, !self.delivered_before.insert(n));
             member.since = since;
             member.held.insert(n, delivered);
+            member.taken.insert(n, since);
             member.blocked = is_quorum && !member.has_capacity();
             let from = if self.returned.is_empty() { &mut self.ready } else { &mut self.returned };
             from.remove(0);

@@ -83,3 +83,16 @@ async fn the_time_of_an_unused_queue_starts_again() {
     broker.pass(ms(1)).await;
     assert!(!broker.exists("q"));
 }
+
+/// Also of one that nobody used before (<https://www.rabbitmq.com/docs/ttl#queue-ttl>).
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_queue_without_consumers_starts_again() {
+    let mut broker = Broker::new();
+    broker.queue(&topology::Queue { expires: Some(ms(100)), ..queue("q") });
+    broker.pass(ms(60)).await;
+    broker.restart();
+    broker.pass(ms(99)).await;
+    assert!(broker.exists("q"));
+    broker.pass(ms(1)).await;
+    assert!(!broker.exists("q"));
+}
