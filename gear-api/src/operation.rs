@@ -60,7 +60,8 @@ impl<Req, Rep, C> Operation<Req, Rep, C> {
     }
 
     /// Declares that doing it twice has the effect of doing it once, so that a retry is
-    /// safe even when nobody knows whether it was done.
+    /// safe even when nobody knows whether it was done. This is for who calls: any handler may get a
+    /// message twice, as its delivery is [at least once](crate::Context::is_redelivered).
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
         self.idempotent = true;

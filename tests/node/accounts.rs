@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gear::{
-    Address, CallError, Kind, Message, Node, Operation, Route, Subscription, Transport,
+    Address, CallError, Kind, Message, Node, NotSent, Operation, Route, Subscription, Transport,
     memory::{BrokerFault, Injection, MemoryBroker},
 };
 
@@ -81,7 +81,7 @@ async fn a_client_ends_when_its_node_shuts_down_and_outlives_one_that_is_dropped
     let client = repo.client().clone();
     repo.shutdown(SECOND).await;
     let closed = client.call(CTRL, ECHO, &"z".into()).await;
-    assert!(matches!(closed, Err(CallError::Closed)), "{closed:?}");
+    assert!(matches!(closed, Err(CallError::NotSent(NotSent::Closed))), "{closed:?}");
     Ok(())
 }
 
@@ -101,11 +101,12 @@ fn calls_end_when_the_runtime_of_their_client_has() -> Test {
         Ok::<_, gear::StartError>((client, node, open))
     })?;
     drop(first);
-    let call = client.call(CTRL, ECHO, &"y".into()).send();
-    for call in [open, call] {
-        let ended = second.block_on(async { tokio::time::timeout(SECOND, call).await })?;
-        assert!(matches!(ended, Err(CallError::Closed)), "{ended:?}");
-    }
+    let late = client.call(CTRL, ECHO, &"y".into()).send();
+    let outcome = |call| second.block_on(async { tokio::time::timeout(SECOND, call).await });
+    let ended = outcome(open)?;
+    assert!(matches!(ended, Err(CallError::Closed)), "{ended:?}");
+    let ended = outcome(late)?;
+    assert!(matches!(ended, Err(CallError::NotSent(NotSent::Closed))), "{ended:?}");
     Ok(())
 }
 

@@ -354,7 +354,8 @@ async fn what_has_left_is_not_said_to_have_stayed_because_the_client_is_closed()
     let error = client.cast(CTRL, NOTE, &"y".into()).await.unwrap_err();
     assert!(matches!(error, CastError::Closed), "{error:?}");
     let error = client.call(CTRL, NOTE, &"z".into()).await.unwrap_err();
-    assert!(matches!(error, CallError::Closed), "{error:?}");
+    assert!(matches!(error, CallError::NotSent(NotSent::Closed)), "{error:?}");
+    assert_eq!(error.retry(), Retry::Useless);
     broker.idle().await;
     assert_eq!(log.take(), [""; 0]);
     Ok(())

@@ -307,7 +307,7 @@ impl Open {
             Ok(()) | Err(CastError::Unknown(_)) => Ok(()),
             Err(CastError::NotRouted) => Err(CallError::NotRouted),
             Err(CastError::NotSent(why)) => Err(CallError::NotSent(why)),
-            Err(CastError::Closed) => Err(CallError::Closed),
+            Err(CastError::Closed) => Err(CallError::NotSent(NotSent::Closed)),
         })
     }
 

@@ -56,7 +56,7 @@ impl Retry {
 /// | [`NotSent`](Self::NotSent) | no; hardly, if it was [refused](NotSent::Refused) | safe, or useless where the request itself is at fault; if idempotent where it was refused |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
 /// | [`ReplyNotDecodable`](Self::ReplyNotDecodable) | yes | useless |
-/// | [`Closed`](Self::Closed) | unknown; no, if it was called when the client was closed | if idempotent, by another client |
+/// | [`Closed`](Self::Closed) | unknown | if idempotent, by another client |
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -78,9 +78,9 @@ pub enum CallError {
     #[error("the reply could not be decoded: {0}")]
     ReplyNotDecodable(CodecError),
     /// The client was closed while the call was open: the request may have been handled, or still be.
-    /// Or it was closed before, and nothing was sent. The error does not tell which, so
-    /// [`retry`](Self::retry) says what is true of both; another client it takes in any case.
-    #[error("the client is closed")]
+    /// It takes another client to ask again; one that is closed already says
+    /// [`NotSent::Closed`].
+    #[error("the client was closed")]
     Closed,
 }
 
@@ -230,10 +230,15 @@ pub enum NotSent {
     /// The backend does not do this.
     #[error("this backend has no {0}")]
     Unsupported(&'static str),
+    /// The client was closed before. Nor will it send this another time.
+    #[error("the client is closed")]
+    Closed,
 }
 
 impl NotSent {
-    fn retry(&self) -> Retry {
+    /// Whether sending it again makes sense.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
         match self {
             Self::Unavailable(_) => Retry::Safe,
             Self::Refused(_) => Retry::IfIdempotent,
@@ -242,6 +247,7 @@ impl NotSent {
             | Self::TooLarge { .. }
             | Self::Invalid(_)
             | Self::TooLate
+            | Self::Closed
             | Self::Unsupported(_) => Retry::Useless,
         }
     }

@@ -69,7 +69,7 @@ struct Parent {
 /// programs may share a name, as answers find their way by more than that.
 ///
 /// ```
-/// use gear_api::{CallError, Client, Operation, Service};
+/// use gear_api::{CallError, Client, NotSent, Operation, Service};
 /// use gear_memory::MemoryBroker;
 /// use std::time::Duration;
 ///
@@ -87,7 +87,8 @@ struct Parent {
 /// let nobody = client.call(CTRL, SIZE, &()).await;
 /// assert!(matches!(nobody, Err(CallError::NotRouted)));
 /// client.close().await;
-/// assert!(matches!(client.call(CTRL, SIZE, &()).await, Err(CallError::Closed)));
+/// let closed = client.call(CTRL, SIZE, &()).await;
+/// assert!(matches!(closed, Err(CallError::NotSent(NotSent::Closed))));
 /// # Ok(())
 /// # }
 /// ```
@@ -162,7 +163,8 @@ impl Client {
     ///
     /// The time for it runs from now: connecting, confirming, queueing, handling and
     /// replying. A call to a group ([`Address::Multicast`], [`Address::Broadcast`]) takes the
-    /// first answer; to get all, [`gather`](Self::gather).
+    /// first answer, also if that is an error, as of an instance that does not know the operation; to
+    /// get all, [`gather`](Self::gather).
     pub fn call<Req, Rep, C: Codec<Req> + Codec<Rep>>(
         &self,
         to: impl Into<Address>,
@@ -244,7 +246,8 @@ impl Client {
         Cast::to_topic(self, topic.into(), event, payload)
     }
 
-    /// Asks all of a group, and takes the answers as they come.
+    /// Asks all of a group, and takes the answers as they come: until the deadline, or until all have
+    /// answered that [`expect`](Gather::expect) names.
     pub fn gather<Req, Rep, C: Codec<Req> + Codec<Rep>>(
         &self,
         to: impl Into<Address>,
@@ -315,8 +318,8 @@ impl Client {
 
     /// Closes the client and its connection: open calls end with [`CallError::Closed`].
     ///
-    /// The client of a node ends when the node shuts down; see
-    /// [`Node::shutdown`](crate::Node::shutdown). A clone that is kept outlives a node that is merely
+    /// That of a node or a handler has the connection of the node, which serves nobody any more when it is
+    /// closed: use [`Node::shutdown`](crate::Node::shutdown). The client of a node ends when the node shuts down. A clone that is kept outlives a node that is merely
     /// dropped: it talks on, and keeps the connection open, until it is closed or dropped.
     ///
     /// # Cancel safety

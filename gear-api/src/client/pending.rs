@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{CallError, Id, Message, ReplySink, ReplyTo};
+use crate::{CallError, Id, Message, NotSent, ReplySink, ReplyTo};
 
 pub(super) type Answer = Result<Message, Ended>;
 
@@ -80,9 +80,9 @@ impl Pending {
     ) -> Result<ReplyTo, CallError> {
         let mut state = self.lock();
         if state.closed {
-            return Err(CallError::Closed);
+            return Err(CallError::NotSent(NotSent::Closed));
         }
-        let reply_to = state.reply_to.clone().ok_or(CallError::Closed)?;
+        let reply_to = state.reply_to.clone().ok_or(CallError::NotSent(NotSent::Closed))?;
         // Ids that a client makes are UUIDs, and so have one.
         let serial = id.serial().unwrap_or_default();
         state.calls.insert(serial, Call { id: id.clone(), waiter });

@@ -204,13 +204,13 @@ impl Message {
         self.0.head.durable
     }
 
-    /// How often it was tried before.
+    /// How often it was tried before, as whoever tries again says: Gear does not.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.head.attempt
     }
 
-    /// How many services have handed it on.
+    /// How many services have handed it on, as they say: Gear does not.
     #[must_use]
     pub fn hops(&self) -> u32 {
         self.0.head.hops

@@ -75,8 +75,10 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
 
     /// Handles calls and casts of `operation`.
     ///
-    /// Each runs in a task that runs no other meanwhile, at most [`concurrency`](Self::concurrency) at a
-    /// time. What it returns answers a call; a cast that fails is set aside in `SERVICE:dead`.
+    /// Each runs in a task of its own, at most [`concurrency`](Self::concurrency) at a time. What it
+    /// returns answers a call; a cast that fails is set aside in `SERVICE:dead`, and so is one whose
+    /// handler panics (where panics unwind). One that has begun is not stopped at its deadline: a layer
+    /// of tower's `timeout` does that.
     pub fn on<Req, Rep, C, F, Fut>(mut self, operation: Operation<Req, Rep, C>, handler: F) -> Self
     where
         Req: Send + 'static,
@@ -132,8 +134,9 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     ///
     /// The instances of the service that name the same `group` share its events: each goes to
     /// one of them. A group has one queue, whatever its patterns. Where several of its handlers
-    /// match an event, the first that was registered gets it; one that none is for is counted
-    /// as unknown and gone. While versions of a service with different patterns share a group, that
+    /// match an event, the first that was registered gets it. An event whose key is a handler's, and whose
+    /// kind is not, is counted as unknown; one whose key is no handler's, as misrouted, with a warning: a
+    /// pattern that is taken away stays bound until an operator unbinds it. Both are gone. While versions of a service with different patterns share a group, that
     /// happens to events that only one of them is for: a pattern that is new has a group that is new.
     ///
     /// ```
@@ -305,13 +308,20 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         }
     }
 
-    /// Joins: takes the instance's name, and begins to serve. While the connection is down, that waits
-    /// for it.
+    /// Joins: takes the instance's name, and begins to serve. While the connection is down, or the broker
+    /// can not give it its queues, that waits; for how long is said with `tokio::time::timeout`. A name
+    /// whose holder is no longer there is free when the broker has noticed: over AMQP that is within
+    /// three heartbeats.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError::NameInUse`](crate::SubscribeError::NameInUse) if another node has
-    /// the name; [`StartError`] for handlers that contradict each other.
+    /// [`StartError::Subscribe`], with [`SubscribeError::NameInUse`](crate::SubscribeError::NameInUse) if
+    /// another node has the name, and whatever else the broker refuses; [`StartError::TwoHandlers`]
+    /// and [`StartError::Name`] for what contradicts itself here.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime that has its timer enabled.
     ///
     /// # Cancel safety
     ///

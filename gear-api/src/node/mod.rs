@@ -137,7 +137,8 @@ impl Node {
     /// Stops in order: takes nothing more, gives back what was not begun, lets handlers
     /// finish for `patience`, cuts off those that have not, flushes and closes the
     /// connection. Calls that are still open then end with
-    /// [`CallError::Closed`](crate::CallError::Closed).
+    /// [`CallError::Closed`](crate::CallError::Closed). A broker that does not answer makes that take up
+    /// to 12 s more than `patience`: whoever kills the process has to wait for longer than both.
     ///
     /// # Cancel safety
     ///

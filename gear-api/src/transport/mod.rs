@@ -162,7 +162,7 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Closes the connection: flushes settlements and what waits to be confirmed, then
-    /// lets go. Takes at most a few seconds. What is sent later is
+    /// lets go. Takes at most some ten seconds. What is sent later is
     /// [`PublishError::Closed`]; unsettled deliveries go back to their queues.
     ///
     /// **Behaves**: closing twice does nothing.

@@ -6,7 +6,8 @@ use crate::Text;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// Not connected; trying. What is sent waits until its deadline.
+    /// Not connected, or a subscription is not in place yet, as that of an instance whose name another
+    /// node has taken meanwhile; trying. What is sent may have to wait, until its deadline at most.
     Connecting,
     /// Publishing works, and so do all subscriptions.
     Ready,
