@@ -36,7 +36,7 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `GEAR_TEST_LONG=1` | 5,000 sequences instead of 150 |
+//! | `GEAR_TEST_LONG=1` | 5,000 sequences instead of 100 |
 //! | `GEAR_DIFFERENTIAL_SEQUENCES` | so many |
 //! | `GEAR_DIFFERENTIAL_MARKDOWN` | the file of the [page] |
 //! | `GEAR_TEST_RABBITMQ_IMAGE` and others | which RabbitMQ: see `gear_test_amqp` |

@@ -1,6 +1,7 @@
-//! The model, gear-memory and a RabbitMQ that others may use too.
+//! The model, gear-memory and RabbitMQ.
 
 mod flaws;
 mod questions;
 mod sequences;
+mod serial;
 mod topics;

@@ -1,5 +1,5 @@
 //! What takes a whole broker down: restarts and alarms, one after the other, on a broker of its
-//! own.
+//! own. The shared one goes on for the tests beside it, which fill the time that restarts take.
 
 use gear_differential::{
     campaign::{Campaign, on_memory, on_rabbitmq},
