@@ -1,18 +1,28 @@
-//! gear-amqp on a real RabbitMQ: what it promises beyond the conformance suite, and each trap of
-//! lapin and RabbitMQ that is known.
+//! gear-amqp on a real RabbitMQ: what it promises beyond the conformance suite, each trap of lapin
+//! and RabbitMQ that is known, and a program in another language. With them the brokers that tests
+//! get here, and the faults between: one program, so that tests that wait and tests that work take
+//! turns on one broker.
 
+mod bare;
+mod breaking;
+mod cleanup;
 mod cluster;
 mod consuming;
 mod cycles;
 mod example;
 mod foreign;
 mod handshake;
+mod interop;
+mod lifecycle;
 mod moments;
 mod names;
 mod outages;
 mod overdue;
+mod proxy;
 mod publishing;
 mod security;
+mod shared;
+mod tls;
 mod topology;
 mod unconfirmed;
 
@@ -23,7 +33,7 @@ use gear_api::{Consumer, Delivery, Id, Kind, Message, Service, Subscription, Tra
 use gear_test_amqp::{Broker, Proxy, unique_system};
 use lapin::{Channel, Connection, ConnectionProperties};
 
-pub(crate) type Test = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Test<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 pub(crate) const CTRL: Service = Service::new("CTRL");
 pub(crate) const REPO: Service = Service::new("REPO");

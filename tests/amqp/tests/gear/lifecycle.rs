@@ -1,6 +1,9 @@
 //! A private broker dies and comes back, as a child process and in a container.
 
-use crate::{declare, get, open, publish, until, within};
+use crate::{
+    bare::{declare, get, open, publish, within},
+    eventually,
+};
 use futures_util::StreamExt;
 use gear_test_amqp::{Broker, Options, image};
 use lapin::{
@@ -33,14 +36,14 @@ async fn survives(options: Options) {
     broker.restart().await;
     clock.lap("restart");
     assert_eq!(broker.url(), url, "it keeps its port");
-    until("the connection is seen to be lost", || !connection.status().connected()).await;
+    eventually("the connection is seen to be lost", || !connection.status().connected()).await;
     let (connection, channel) = open(&url).await;
     publish(&channel, "kept", b"2").await.expect("it is confirmed");
 
     clock.lap("connect");
     broker.kill().await;
     clock.lap("kill -9");
-    until("the connection is seen to be lost", || !connection.status().connected()).await;
+    eventually("the connection is seen to be lost", || !connection.status().connected()).await;
     broker.kill().await;
     broker.start().await;
     clock.lap("start");
@@ -68,7 +71,7 @@ async fn survives(options: Options) {
     clock.lap("alarms");
     broker.close_all_connections().await;
     clock.lap("close_all_connections");
-    until("the connection is seen to be lost", || !connection.status().connected()).await;
+    eventually("the connection is seen to be lost", || !connection.status().connected()).await;
     drop(broker);
     clock.lap("drop");
     assert!(std::net::TcpStream::connect(url.split(['@', '/']).nth(3).expect("a port")).is_err());

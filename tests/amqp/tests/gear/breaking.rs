@@ -1,6 +1,6 @@
-//! Three nodes, each broken once.
+//! A cluster as the tests get it: three nodes, each broken once.
 
-use crate::{declare, next, open, publish};
+use crate::bare::{declare, next, open, publish};
 use gear_test_amqp::Cluster;
 use std::time::Instant;
 

@@ -20,14 +20,8 @@ use gear_test_amqp::{Broker, Vhost};
 use python::{Python, Served};
 use serde_json::{Value, json};
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-type Test<T = ()> = Result<T, Error>;
+use crate::{CTRL, PATIENCE, REPO, Test};
 
-/// How long what must come is awaited.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const CTRL: Service = Service::new("CTRL");
-const REPO: Service = Service::new("REPO");
 /// What the Python program serves.
 const PYSRV: Service = Service::new("PYSRV");
 

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, PATIENCE, Test};
+use crate::{PATIENCE, Test};
 
 /// A Python that has what the programs need.
 pub(crate) struct Python(PathBuf);
@@ -117,8 +117,6 @@ fn output(command: &mut Command) -> Test<String> {
     Err(format!("{command:?}: {status}\n{said}{failed}").into())
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Test<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Test<T> + Send + 'static) -> Test<T> {
     tokio::task::spawn_blocking(work).await?
 }

@@ -1,6 +1,6 @@
 //! What a test process started goes with it, even when it is killed.
 
-use crate::until;
+use crate::eventually;
 use gear_test_amqp::{Broker, Options, image};
 use std::{
     env,
@@ -40,7 +40,7 @@ async fn nothing_outlives_a_killed_process() {
         child.kill().expect("it is killed");
         child.wait().expect("it ends");
         let gone = || TcpStream::connect(("127.0.0.1", port)).is_err();
-        until(&format!("the broker goes ({role})"), gone).await;
+        eventually(&format!("the broker goes ({role})"), gone).await;
     }
 }
 

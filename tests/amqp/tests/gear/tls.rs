@@ -1,6 +1,6 @@
 //! TLS, and logging in with a certificate.
 
-use crate::within;
+use crate::bare::within;
 use gear_test_amqp::{Broker, Options, Tls, image};
 use lapin::{
     Connection, ConnectionProperties,

@@ -1,6 +1,6 @@
 //! One broker for many tests and many runtimes, and what isolates them.
 
-use crate::{declare, get, open, publish, within};
+use crate::bare::{declare, get, open, publish, within};
 use gear_test_amqp::{Broker, unique_system};
 use lapin::{Connection, ConnectionProperties};
 use std::{collections::HashSet, thread, time::Instant};

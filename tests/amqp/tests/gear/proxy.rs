@@ -1,6 +1,9 @@
 //! Faults between client and broker, on an echo service whose bytes can be counted, and on AMQP.
 
-use crate::{declare, get, open, publish, until};
+use crate::{
+    bare::{declare, get, open, publish},
+    eventually,
+};
 use gear_test_amqp::{Broker, Proxy};
 use std::{
     net::SocketAddr,
@@ -96,7 +99,7 @@ async fn freezing_answers_lets_requests_pass() {
     let mut stream = connect(&proxy).await;
     proxy.freeze_answers();
     stream.write_all(b"1").await.expect("open");
-    until("the request passes", || count.load(Ordering::SeqCst) == 1).await;
+    eventually("the request passes", || count.load(Ordering::SeqCst) == 1).await;
     assert!(is_silent(&mut stream).await);
     proxy.heal();
     assert_eq!(answer(&mut stream).await, *b"a1");
@@ -112,7 +115,7 @@ async fn cutting_closes_old_and_new() {
     proxy.cut();
     assert!(is_closed(&mut stream).await);
     assert!(is_closed(&mut connect(&proxy).await).await);
-    until("all are closed", || proxy.connections() == 0).await;
+    eventually("all are closed", || proxy.connections() == 0).await;
     proxy.heal();
     let mut stream = connect(&proxy).await;
     stream.write_all(b"2").await.expect("open");
@@ -191,7 +194,7 @@ async fn amqp_passes_and_is_cut() {
     let unconfirmed = timeout(MOMENT, publish(&channel, "q", b"2")).await;
     assert!(unconfirmed.is_err(), "its confirm is held back");
     proxy.cut();
-    until("the connection is seen to be lost", || !connection.status().connected()).await;
+    eventually("the connection is seen to be lost", || !connection.status().connected()).await;
     proxy.heal();
     let (_connection, channel) = open(&url).await;
     for body in [b"1", b"2"] {
