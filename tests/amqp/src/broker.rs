@@ -4,7 +4,7 @@ mod find;
 mod inner;
 
 use crate::{Error, Proxy, Tls, Vhost, io::blocking};
-pub use find::image;
+pub use find::{image, private_is_container};
 pub(crate) use inner::Inner;
 use std::{
     net::SocketAddr,

@@ -39,7 +39,7 @@ mod unique;
 mod vhost;
 mod watchdog;
 
-pub use broker::{Broker, Options, image};
+pub use broker::{Broker, Options, image, private_is_container};
 pub use cluster::Cluster;
 pub use error::Error;
 pub use machine::DEFAULT_IMAGE;

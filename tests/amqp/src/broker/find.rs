@@ -90,6 +90,13 @@ pub fn image() -> String {
     asked_image().filter(|image| image != NONE).unwrap_or_else(|| DEFAULT_IMAGE.to_owned())
 }
 
+/// Whether [`Broker::private`] is a container: an image is asked for, or nothing is installed. Then
+/// what a private broker shows need not be shown in a container again.
+#[must_use]
+pub fn private_is_container() -> bool {
+    asked_image().is_some_and(|image| image != NONE) || !machine::is_installed()
+}
+
 fn asked_image() -> Option<String> {
     std::env::var(IMAGE).ok().filter(|image| !image.is_empty())
 }

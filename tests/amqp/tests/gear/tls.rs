@@ -1,7 +1,7 @@
 //! TLS, and logging in with a certificate.
 
 use crate::bare::within;
-use gear_test_amqp::{Broker, Options, Tls, image};
+use gear_test_amqp::{Broker, Options, Tls, image, private_is_container};
 use lapin::{
     Connection, ConnectionProperties,
     tcp::{OwnedIdentity, OwnedTLSConfig},
@@ -15,6 +15,9 @@ async fn a_private_broker_speaks_tls() {
 
 #[tokio::test]
 async fn a_container_speaks_tls() {
+    if private_is_container() {
+        return; // The test above shows it.
+    }
     let image = Some(image());
     speaks_tls(Options { tls: true, image, ..Options::default() }).await;
 }
