@@ -1,9 +1,12 @@
 //! Questions that documents leave open, asked of the broker itself. What gear-memory does, its own
 //! tests show, except where it is asked here too.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use gear_api::{Address, Kind, Message, Pattern, Route, Service, Subscription, Transport};
+use gear_amqp::AmqpTransport;
+use gear_api::{
+    Address, Kind, Message, Pattern, Route, Service, Subscription, Transport, topology::QueueType,
+};
 use gear_differential::page;
 use gear_memory::{MemoryBroker, Policy};
 use gear_test_amqp::Broker;
@@ -165,5 +168,53 @@ async fn a_dead_letter_goes_round_only_if_somebody_rejected_it() -> Test {
         tokio::time::sleep(Duration::from_millis(3 * TTL)).await;
     }
     page::proven(name, "a circle of dead letters ends, unless somebody rejects", "settled");
+    Ok(())
+}
+
+/// What three of a quorum queue look like that a connection had when it was lost, of which the first
+/// had come back before.
+async fn lost(one: Arc<dyn Transport>, other: Arc<dyn Transport>) -> Test<Vec<String>> {
+    const CTRL: Service = Service::new("CTRL");
+    let serve = async |on: &dyn Transport| {
+        on.subscribe(Subscription::Service { service: CTRL, prefetch: 3 }).await
+    };
+    let mut queue = serve(&*one).await?;
+    for body in ["m1", "m2", "m3"] {
+        let message = Message::builder(Kind::Cast, "note").body(body).build();
+        one.send(Route::Address(&Address::from(CTRL)), message).await?;
+    }
+    queue.next().await.ok_or("it is there")?.requeue();
+    let mut held = Vec::new();
+    while held.len() < 3 {
+        held.push(queue.next().await.ok_or("it is there")?);
+    }
+    one.close().await;
+    let mut queue = serve(&*other).await?;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let delivery = queue.next().await.ok_or("it is there")?;
+        let count = delivery.message().headers().get("x-delivery-count");
+        let count = count.and_then(|count| count.as_int()).ok_or("it was delivered before")?;
+        // Before RabbitMQ 4.3 what came back without a failure was counted as well.
+        seen.push(format!("{} {}", String::from_utf8_lossy(delivery.message().body()), count > 0));
+        delivery.ack();
+    }
+    Ok(seen)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_connection_had_of_a_quorum_queue_comes_back_as_it_was_taken() -> Test {
+    const IS_TAKEN: [&str; 3] = ["m2 true", "m3 true", "m1 true"];
+    let what = "what a lost connection had of a quorum queue comes back as it was taken";
+    let memory = MemoryBroker::builder().queue_type(QueueType::Quorum).build();
+    assert_eq!(lost(memory.connect().into(), memory.connect().into()).await?, IS_TAKEN);
+    page::proven("gear-memory", what, "settled");
+
+    let broker = Broker::shared().await;
+    let vhost = broker.vhost().await;
+    let url = format!("{}?queue_type=quorum", vhost.url());
+    let connect = || AmqpTransport::connect(&url);
+    assert_eq!(lost(connect().await?.into(), connect().await?.into()).await?, IS_TAKEN);
+    page::proven(&format!("RabbitMQ {}", broker.version()), what, "settled");
     Ok(())
 }
