@@ -35,7 +35,7 @@ pub enum TopologyMode {
 /// |---|---|---|---|
 /// | several hosts, `h1,h2:5673` | [`url`](Self::url) | | brokers of one cluster, tried in turn |
 /// | `system=acme` | [`system`](Self::system) | none | keeps several systems apart on one broker: the prefix of all exchanges and queues |
-/// | `queue_type=quorum` | [`queue_type`](Self::queue_type) | `classic` | of the queues that instances share; in a cluster it must be `quorum` |
+/// | `queue_type=quorum` | [`queue_type`](Self::queue_type) | `classic` | of the queues that instances share, when they are declared first: a queue that is there stays what it is; in a cluster it must be `quorum` |
 /// | `topology=passive` | [`topology`](Self::topology) | `declare` | who declares: see [`TopologyMode`] |
 /// | `connections=1` | [`single_connection`](Self::single_connection) | 2 | one to publish and one to consume, or one for both |
 /// | `heartbeat=5` | [`heartbeat`](Self::heartbeat) | 10 s | a dead link is noticed within 2.5 of these |
@@ -205,11 +205,11 @@ impl AmqpBuilder {
     }
 
     /// How long a message may go unconfirmed before the connection is tested, and left if it
-    /// does not answer: a node that is cut off from its cluster shows no other sign. A message that
-    /// takes longer at 64 KiB a second has that long. Where there are several brokers, a connection is
-    /// left, too, that answers and confirms nothing at all for twice as long; and the queues that are
-    /// consumed are looked at as often, because who only consumes misses no confirm; all connections
-    /// leave such a node. 100 ms or more.
+    /// does not answer: a node that is cut off from its cluster shows no other sign. A large message
+    /// has the time that it takes at 64 KiB a second, if that is more. Where there are several brokers, a
+    /// connection that answers, and confirms nothing at all for twice as long, is left, too; and the
+    /// queues that are consumed are looked at as often, since who only consumes misses no confirm. All
+    /// connections then move to another broker. 100 ms or more.
     pub fn confirm_timeout(mut self, timeout: Duration) -> Self {
         self.confirm_timeout = timeout.max(Duration::from_millis(100));
         self
@@ -250,10 +250,10 @@ impl AmqpBuilder {
     /// So many messages are on their way at a time, and 32 MiB of their bodies; more wait their turn.
     /// 1 or more.
     ///
-    /// What a broker does not confirm keeps its place until it expires, and what has no deadline keeps
-    /// it for ever: as many casts to one queue that confirms nothing, e.g. a quorum queue without
-    /// majority, and everybody waits. With a deadline ([`Cast::expires`](gear_api::Cast::expires)) they
-    /// are in nobody's way after that. When ten times as many have expired unconfirmed, their channel
+    /// What a broker does not confirm keeps its place until it expires; without a deadline that is for
+    /// ever. As many casts to one queue that confirms nothing, e.g. a quorum queue without majority, keep
+    /// all else from leaving, replies too. With a deadline ([`Cast::expires`](gear_api::Cast::expires))
+    /// they are in nobody's way after that. When ten times as many have expired unconfirmed, their channel
     /// is replaced as soon as nothing else is on its way; at twice that at once, and what is on its way
     /// then is sent again.
     pub fn max_unconfirmed(mut self, messages: usize) -> Self {

@@ -23,7 +23,7 @@ use crate::{AmqpError, link::declare::DELIVERY_LIMIT, wire::Names};
 /// use gear_amqp::Definitions;
 /// use gear_api::{Service, topology::QueueType};
 ///
-/// let file = Definitions::new("/shop", "")?
+/// let file = Definitions::new("shop", "")?
 ///     .queue_type(QueueType::Quorum)
 ///     .service(&Service::new("CTRL"), "ctrl-user")
 ///     .to_string();
@@ -43,7 +43,8 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    /// Definitions for the virtual host `vhost` and the system `system` (empty: none).
+    /// Definitions for the virtual host `vhost` and the system `system` (empty: none). The path of the URL
+    /// `amqp://broker/shop` stands for the virtual host `shop`; without a path it is `/`.
     ///
     /// # Errors
     ///

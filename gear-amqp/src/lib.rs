@@ -33,8 +33,9 @@
 //!   somebody must be there. 1,000 are on their way at a time; each ends in exactly one outcome.
 //!   What is unconfirmed when a connection is lost is sent again under the same id.
 //! - **Consuming**: with prefetch. Acks are coalesced (those of 5 ms, or 64, or half of the
-//!   prefetch; what is acked in such a moment comes again if the connection is lost in it), and
-//!   never overtake the reply that belongs to them. What is settled after a reconnect does
+//!   prefetch; what is acked in such a moment comes again if the connection is lost in it), and wait
+//!   for the reply that belongs to them, though no longer than 100 ms where that can not leave, as over
+//!   a link that is stalled. What is settled after a reconnect does
 //!   nothing: the broker delivers it again.
 //! - **Staying up**: heartbeats, several brokers, growing pauses with jitter, every wait with the
 //!   broker bounded. Queues that are deleted are declared again. A broker that stays silent

@@ -78,7 +78,8 @@
 //! `messaging.destination.subscription.name` the queue that it came by, and the
 //! `messaging.message.id` is the same at both ends. What a handler sends through its
 //! [`Context::client`] is within the handler's span. A `gear.handle` has no parent: what went before
-//! it is mostly in another process, and `traceparent`, which Gear carries on, says what that was.
+//! it is mostly in another process. Where a program sets the header `traceparent`, what is sent within
+//! the request has it, too, and says what that was; Gear makes none itself.
 //!
 //! # Features
 //!

@@ -149,8 +149,10 @@ impl Inbox {
         self.stopping.get().is_some() || self.closing.get().is_some()
     }
 
-    /// The connection is about to be closed: as if somebody had stopped it.
+    /// The connection is about to be closed: as if somebody had stopped it. What its consumer has
+    /// taken out, and shown to nobody, goes back with the rest.
     pub(crate) fn close(&self) {
+        self.losses.fetch_add(1, Ordering::Release);
         self.end(ConsumerEnd::Closed);
         let _ = self.closing.set(());
         self.stop.notify_one();

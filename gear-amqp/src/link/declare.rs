@@ -48,8 +48,8 @@ pub(crate) struct Declarer<'a> {
     again: bool,
 }
 
-/// RabbitMQ 4 drops a message of a quorum queue after 20 returns by default; the library counts
-/// attempts itself, and never drops. "No limit" is -1 there, which RabbitMQ 3 refuses.
+/// RabbitMQ 4 drops a message of a quorum queue after 20 returns by default; the library sets aside
+/// what is lost again and again, and never drops. "No limit" is -1 there, which RabbitMQ 3 refuses.
 pub(crate) const DELIVERY_LIMIT: u32 = 1_000_000;
 
 /// How long bindings are waited for that are most likely there.

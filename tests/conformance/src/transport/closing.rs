@@ -14,6 +14,7 @@ suite! { "closing";
     closing_twice_does_nothing: "and neither hangs",
     closing_flushes_settlements: "what was acked does not come again",
     closing_flushes_what_was_sent: "what was handed over arrives",
+    closing_gives_back_what_nobody_took: "and hands it out no more",
     closing_one_harms_no_other: "of the same program",
     closing_with_consumers_that_nobody_polls_returns: "in a few seconds",
 }
@@ -69,6 +70,24 @@ async fn closing_flushes_what_was_sent(world: World) -> Test {
     }
     web.close().await;
     assert_eq!(take_all(&world, &mut ctrl, 37).await, bodies);
+    Ok(())
+}
+
+async fn closing_gives_back_what_nobody_took(world: World) -> Test {
+    let (web, ctrl) = (world.connect().await?, world.connect().await?);
+    let mut first = serve(&*ctrl, 10).await?;
+    for body in ["1", "2", "3"] {
+        send(&*web, "CTRL", body).await?;
+    }
+    world.pause().await; // until all of it is here
+    assert_eq!(take(&mut first, 1).await, ["1"]);
+    ctrl.close().await;
+    assert!(within(first.next()).await.is_none());
+    let second = world.connect().await?;
+    let mut second = serve(&*second, 10).await?;
+    let again = take_all(&world, &mut second, 2).await;
+    let bodies: Vec<_> = again.iter().map(|label| label.trim_end_matches('!')).collect();
+    assert_eq!(bodies, ["2", "3"]);
     Ok(())
 }
 
