@@ -1,7 +1,7 @@
 //! Settling the deliveries of one channel, with as few frames as possible.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::Future,
     pin::pin,
     sync::{
@@ -38,12 +38,20 @@ enum Tag {
 /// Tags in the order of the channel, and which acks are due. Knows nothing of lapin.
 #[derive(Debug)]
 struct Tags {
-    /// Number of the first; AMQP counts from 1.
+    /// Number of the first in `tags`; AMQP counts from 1.
     base: u64,
     tags: VecDeque<Tag>,
+    /// How many of `tags` are gone.
+    gone: usize,
+    /// Those before `base` that are not gone. One that is out for hours does not keep all later ones
+    /// in `tags`.
+    left: BTreeMap<u64, Tag>,
     /// Acked, not told, in the order of acking.
     due: Vec<u64>,
 }
+
+/// So many of `tags` may be gone, beside as many as are not.
+const GONE: usize = 64;
 
 /// An ack for the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,21 +62,43 @@ struct Ack {
 
 impl Tags {
     fn new() -> Self {
-        Self { base: 1, tags: VecDeque::new(), due: Vec::new() }
+        let (tags, left) = (VecDeque::new(), BTreeMap::new());
+        Self { base: 1, tags, gone: 0, left, due: Vec::new() }
     }
 
-    fn get(&mut self, tag: u64) -> Option<&mut Tag> {
-        self.tags.get_mut(usize::try_from(tag.checked_sub(self.base)?).ok()?)
+    /// Its place in `tags`. Those before them are in `left`, or gone.
+    fn at(&self, tag: u64) -> Option<usize> {
+        usize::try_from(tag.checked_sub(self.base)?).ok()
+    }
+
+    fn get(&self, tag: u64) -> Option<Tag> {
+        match self.at(tag) {
+            Some(at) => self.tags.get(at).copied(),
+            None => self.left.get(&tag).copied(),
+        }
+    }
+
+    fn set(&mut self, tag: u64, now: Tag) {
+        if let Some(at) = self.at(tag) {
+            if let Some(known) = self.tags.get_mut(at) {
+                let before = std::mem::replace(known, now);
+                self.gone += usize::from(now == Tag::Gone);
+                self.gone -= usize::from(before == Tag::Gone);
+            }
+        } else if now == Tag::Gone {
+            self.left.remove(&tag);
+        } else if let Some(known) = self.left.get_mut(&tag) {
+            *known = now;
+        }
     }
 
     fn seen(&mut self, tag: u64, as_what: Tag) {
-        let Some(at) = tag.checked_sub(self.base).and_then(|at| usize::try_from(at).ok()) else {
-            return;
-        };
-        if at >= self.tags.len() {
+        if let Some(at) = self.at(tag)
+            && at >= self.tags.len()
+        {
             self.tags.resize(at + 1, Tag::Unseen);
         }
-        self.tags[at] = as_what;
+        self.set(tag, as_what);
         if as_what == Tag::Gone {
             self.forget();
         }
@@ -76,16 +106,14 @@ impl Tags {
 
     /// Returns whether it was out: nothing is settled twice.
     fn settle(&mut self, tag: u64, how: Tag) -> bool {
-        match self.get(tag) {
-            Some(known) if *known == Tag::Out => {
-                *known = how;
-                if how == Tag::Acked {
-                    self.due.push(tag);
-                }
-                true
+        let is_out = self.get(tag) == Some(Tag::Out);
+        if is_out {
+            self.set(tag, how);
+            if how == Tag::Acked {
+                self.due.push(tag);
             }
-            _ => false,
         }
+        is_out
     }
 
     /// What to tell the broker of the first `count` that are due: one ack for all at the front, and
@@ -93,15 +121,14 @@ impl Tags {
     fn flush(&mut self, count: usize, out: &mut Vec<Ack>) {
         let now: Vec<u64> = self.due.drain(..count.min(self.due.len())).collect();
         for tag in &now {
-            if let Some(known) = self.get(*tag) {
-                *known = Tag::Gone;
-            }
+            self.set(*tag, Tag::Gone);
         }
         self.forget();
+        let first = self.left.first_key_value().map_or(self.base, |(tag, _)| *tag);
         let mut last = None;
         let mut several = 0;
         for tag in now {
-            if tag < self.base {
+            if tag < first {
                 several += 1;
                 last = last.max(Some(tag));
             } else {
@@ -115,7 +142,14 @@ impl Tags {
     }
 
     fn forget(&mut self) {
-        while self.tags.front() == Some(&Tag::Gone) {
+        while let Some(&front) = self.tags.front() {
+            if front == Tag::Gone {
+                self.gone -= 1;
+            } else if self.gone > self.tags.len() - self.gone + GONE {
+                self.left.insert(self.base, front);
+            } else {
+                break;
+            }
             self.tags.pop_front();
             self.base += 1;
         }
@@ -333,6 +367,8 @@ impl Drop for Settler {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn flush(tags: &mut Tags) -> Vec<(u64, bool)> {
@@ -417,5 +453,64 @@ mod tests {
         assert!(!tags.settle(0, Tag::Acked));
         assert_eq!(flush(&mut tags), [(1, false)]);
         assert!(!tags.settle(1, Tag::Gone));
+    }
+
+    #[test]
+    fn one_that_is_out_for_long_takes_no_more_room_with_time() {
+        let mut tags = tags(1);
+        let mut most = 0;
+        for tag in 2..100_000 {
+            tags.seen(tag, Tag::Out);
+            assert!(tags.settle(tag, Tag::Acked));
+            assert_eq!(flush(&mut tags), [(tag, false)]);
+            most = most.max(tags.tags.len() + tags.left.len());
+        }
+        assert!(most < 100, "{most} tags for one that is out");
+        assert!(tags.settle(1, Tag::Acked));
+        tags.seen(100_000, Tag::Out);
+        assert!(tags.settle(100_000, Tag::Acked));
+        assert_eq!(flush(&mut tags), [(100_000, true)]);
+    }
+
+    #[test]
+    fn the_broker_is_told_of_each_once_in_whatever_order_they_are_acked() {
+        for seed in 0..200u64 {
+            let mut random = seed;
+            let mut below = |limit: usize| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (random >> 33) as usize % limit
+            };
+            let (mut tags, mut broker) = (Tags::new(), BTreeSet::new());
+            let (mut unseen, mut out, mut due) = (Vec::new(), Vec::new(), BTreeSet::new());
+            for tag in 1..=2_000 {
+                broker.insert(tag);
+                unseen.push(tag);
+                // Some wait for long, each at its stage.
+                while unseen.len() > below(20) {
+                    let tag = unseen.swap_remove(below(unseen.len()));
+                    tags.seen(tag, Tag::Out);
+                    out.push(tag);
+                }
+                while out.len() > below(40) {
+                    let tag = out.swap_remove(below(out.len()));
+                    let how = if below(10) == 0 { Tag::Gone } else { Tag::Acked };
+                    assert!(tags.settle(tag, how));
+                    match how {
+                        Tag::Acked => assert!(due.insert(tag)),
+                        _ => assert!(broker.remove(&tag)), // given back
+                    }
+                }
+                let mut acks = Vec::new();
+                tags.flush(below(10), &mut acks);
+                for Ack { tag, multiple } in acks {
+                    assert!(broker.contains(&tag), "{tag} is known to the broker, seed {seed}");
+                    let told = |other: &u64| *other == tag || (multiple && *other < tag);
+                    broker.iter().filter(|tag| told(tag)).for_each(|tag| assert!(due.remove(tag)));
+                    broker.retain(|tag| !told(tag));
+                }
+            }
+            flush(&mut tags);
+            assert!(tags.tags.len() + tags.left.len() < 300, "{tags:?}");
+        }
     }
 }
