@@ -44,6 +44,20 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Those that were stopped without a connection, which nobody else takes out: whoever tries again and
+    /// again during an outage leaves none behind.
+    fn take_given_up(&mut self) -> Vec<Arc<Subscribed>> {
+        if self.epoch.is_some() {
+            return Vec::new();
+        }
+        let all = std::mem::take(&mut self.subscriptions);
+        let (given_up, kept) = all.into_iter().partition(|other| other.inbox.is_stopping());
+        self.subscriptions = kept;
+        given_up
+    }
+}
+
 impl Consumers {
     pub(crate) fn new(
         settings: Arc<Settings>,
@@ -77,10 +91,13 @@ impl Consumers {
                 return Err(SubscribeError::NameInUse(instance.clone()));
             }
         }
+        let given_up = state.take_given_up();
         state.subscriptions.push(Arc::clone(&subscribed));
         if let Some(epoch) = &state.epoch {
             epoch.add(subscribed);
         }
+        drop(state);
+        drop(given_up); // with what others have in there: not under the lock
         Ok(())
     }
 
@@ -166,5 +183,35 @@ impl Consumers {
             subscribed.established(Err(SubscribeError::Closed));
             subscribed.set_pending(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gear_api::{Consumer, Service, Subscription};
+
+    use super::{inbox::InboxSource, *};
+
+    fn subscribe(consumers: &Consumers) -> Consumer {
+        let wanted = Subscription::Service { service: Service::new("CTRL"), prefetch: 1 };
+        let planned = Subscribed::plan(&consumers.settings, &consumers.publisher, wanted);
+        let (subscribed, _) = planned.expect("it can be consumed");
+        let consumer = Consumer::new(InboxSource::new(Arc::clone(&subscribed.inbox)));
+        consumers.add(subscribed).expect("it is not closed");
+        consumer
+    }
+
+    #[test]
+    fn subscriptions_given_up_without_a_connection_do_not_pile_up() {
+        let builder = crate::AmqpBuilder::new("amqp://localhost").expect("a good URL");
+        let settings = Arc::new(Settings::new(builder));
+        let board = Arc::new(Board::new());
+        let publisher = Arc::new(Publisher::new(Arc::clone(&settings), Arc::clone(&board)));
+        let consumers = Consumers::new(settings, publisher, board);
+        let _wanted = subscribe(&consumers);
+        for _ in 0..100 {
+            drop(subscribe(&consumers));
+        }
+        assert_eq!(consumers.state().subscriptions.len(), 2, "one is wanted, one was the last");
     }
 }
