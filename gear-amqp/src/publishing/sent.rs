@@ -58,17 +58,17 @@ impl Sent {
     /// Returns its number.
     pub(super) fn push(&mut self, outgoing: Outgoing) -> u64 {
         self.awaited.add(outgoing.size);
-        self.window.push(outgoing)
+        let mandatory = outgoing.target.mandatory;
+        self.window.push(outgoing, mandatory)
     }
 
     /// A confirm was drained.
     pub(super) fn confirm(&mut self, number: u64, confirmation: Confirmation, names: &Names) {
         let is_ack = confirmation.is_ack();
-        let returned = confirmation.take_message();
-        if let Some(returned) = &returned {
-            self.window.returned(|outgoing| outgoing.is(returned, names));
-        }
-        self.window.confirm(number, is_ack, returned.is_none());
+        let with = confirmation
+            .take_message()
+            .map(|returned| self.window.returned(|outgoing| outgoing.is(&returned, names)));
+        self.window.confirm(number, is_ack, with);
     }
 
     /// All confirms that were ready have been drained: tells what is certain of them. Returns
