@@ -63,10 +63,16 @@ struct State {
     link: Link,
     /// What has not left yet, in order.
     queue: VecDeque<Outgoing>,
+    /// A delay is being declared,
+    declaring: bool,
+    /// and those that can not leave before one is are out of the way of others, in order.
+    held: Vec<Outgoing>,
     sent: Sent,
     oldest: Oldest,
-    /// How often the oldest was overdue, since something was confirmed.
+    /// How often the oldest was overdue, since something was heard.
     suspicions: u32,
+    /// How often something was confirmed, or an alarm began or ended.
+    heard: u64,
     /// The broker closed the last channel: whoever may be the reason goes alone.
     careful: bool,
     /// Delays whose exchange was declared over any connection.
@@ -223,7 +229,7 @@ impl Publisher {
 
     /// Takes every confirm that is ready, and tells what is certain of them.
     fn drain(&self, state: &mut State) {
-        let State { link, sent, suspicions, .. } = state;
+        let State { link, sent, .. } = state;
         let Link::Up(up) = link else { return };
         let failed = &mut up.failed;
         let drained = up.flight.drain(|number, confirmation| match confirmation {
@@ -234,7 +240,7 @@ impl Publisher {
             blame(failed, error);
         }
         if sent.settle() {
-            *suspicions = 0;
+            state.heard();
         }
     }
 }
@@ -251,9 +257,12 @@ impl State {
         Self {
             link: Link::Down,
             queue: VecDeque::new(),
+            declaring: false,
+            held: Vec::new(),
             sent: Sent::new(),
             oldest: Oldest::default(),
             suspicions: 0,
+            heard: 0,
             careful: false,
             declared: HashSet::new(),
             closing: false,
@@ -262,7 +271,7 @@ impl State {
 
     /// Whether nothing is left to do.
     fn is_done(&self) -> bool {
-        self.queue.is_empty() && self.sent.awaited().messages == 0
+        self.queue.is_empty() && self.held.is_empty() && self.sent.awaited().messages == 0
     }
 
     /// Whether a message may leave now.

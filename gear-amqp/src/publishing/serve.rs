@@ -60,7 +60,14 @@ impl Publisher {
                 let Link::Up(up) = &state.link else { break };
                 let undeclared = front.target.delay.filter(|delay| !up.delays.contains(delay));
                 let works = !up.blocked && up.failed.is_none();
-                return undeclared.filter(|_| works).map(Turn::Declare);
+                let delay = undeclared.filter(|_| works)?;
+                if !state.declaring || state.careful {
+                    return Some(Turn::Declare(delay));
+                }
+                // It goes on to wait, and keeps nobody else from leaving.
+                let front = state.queue.pop_front();
+                state.held.extend(front);
+                continue;
             }
             if let Some(outgoing) = state.queue.pop_front() {
                 self.hand_over(state, outgoing);
@@ -128,27 +135,39 @@ impl Publisher {
                         break Some(Ended::Lost(why));
                     }
                     Turn::Declare(delay) => {
+                        let heard = self.begin_to_declare();
                         let declaring = self.declare_delay(connection, delay);
-                        match self.draining(declaring).await {
+                        let declared = self.draining(declaring).await;
+                        let is_stuck = match &declared {
+                            Err(RpcError::Silent { .. }) => {
+                                !self.says_something(connection, heard)
+                                    && !self.draining(self.probe(connection)).await
+                                    && !self.says_something(connection, heard)
+                            }
+                            _ => false,
+                        };
+                        self.state().end_declaring();
+                        match declared {
                             Ok(()) => {}
                             // Trying again at once would let nobody else run who could see that
                             // the connection is gone.
                             Err(RpcError::Lost(why)) => break Some(Ended::Lost(why)),
-                            Err(RpcError::Silent { .. })
-                                if !self.draining(self.probe(connection)).await =>
-                            {
-                                break Some(Ended::Stuck);
-                            }
+                            Err(_) if is_stuck => break Some(Ended::Stuck),
                             Err(error) => self.refuse_delay(delay, &error),
                         }
                     }
                     Turn::Overdue => {
-                        self.state().suspicions += 1;
+                        let heard = {
+                            let mut state = self.state();
+                            state.suspicions += 1;
+                            state.heard
+                        };
                         let elsewhere = self.settings.options.endpoints.len() > 1;
                         let answers = self.draining(self.probe(connection)).await;
-                        // None, if anything was confirmed meanwhile: that is an answer, too.
                         let suspicions = self.state().suspicions;
-                        if suspicions > 0 && (!answers || (elsewhere && suspicions > 1)) {
+                        if !self.says_something(connection, heard)
+                            && (!answers || (elsewhere && suspicions > 1))
+                        {
                             break Some(Ended::Stuck);
                         }
                     }
@@ -179,6 +198,20 @@ impl Publisher {
             other.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// Returns what was heard of the broker so far.
+    fn begin_to_declare(&self) -> u64 {
+        let mut state = self.state();
+        state.declaring = true;
+        state.heard
+    }
+
+    /// Whether the broker is well although a question is not answered. That something was confirmed
+    /// since `heard` is an answer, too; and under an alarm it does not even read the question
+    /// (<https://www.rabbitmq.com/docs/connection-blocked>).
+    fn says_something(&self, connection: &Connection, heard: u64) -> bool {
+        connection.status().blocked() || self.state().heard != heard
     }
 
     /// Whether the broker still answers what needs its cluster.
@@ -254,6 +287,7 @@ impl Publisher {
         if let Link::Up(up) = &mut state.link {
             up.blocked = blocked;
         }
+        state.heard();
         drop(state);
         self.waker.wake_by_ref();
     }
@@ -296,10 +330,25 @@ impl Publisher {
 }
 
 impl State {
+    /// The broker has said something by itself.
+    pub(super) fn heard(&mut self) {
+        self.heard += 1;
+        self.suspicions = 0;
+    }
+
+    /// Those that were held back have their place again: before all that came later.
+    pub(super) fn end_declaring(&mut self) {
+        self.declaring = false;
+        while let Some(outgoing) = self.held.pop() {
+            self.queue.push_front(outgoing);
+        }
+    }
+
     /// What is not confirmed goes back to the front of the queue, to be sent again. `reproach` is
     /// why the broker closed the channel, if one of the messages may be the reason.
     fn detach(&mut self, reproach: Option<&Text>) {
         self.link = Link::Down;
+        self.end_declaring();
         let mut unconfirmed = self.sent.take();
         if let (Some(why), [alone]) = (reproach, unconfirmed.as_mut_slice()) {
             // The second time nobody else can be the reason.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gear_api::{PublishError, Text};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Link, Publisher, State};
+use super::{Link, Publisher, State, outgoing::Outgoing};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -108,6 +108,7 @@ impl Publisher {
         for mut outgoing in state.sent.take() {
             outgoing.give_up("the connection was closed before the broker's answer");
         }
+        state.end_declaring();
         for mut outgoing in std::mem::take(&mut state.queue) {
             outgoing.answer(Err(if outgoing.handed_over {
                 PublishError::Unknown(Text::from_static("the connection was closed"))
@@ -122,12 +123,14 @@ impl Publisher {
 impl State {
     /// Tells those whose deadline has passed. Returns whether that makes room for others.
     fn expire(&mut self, now: Instant) -> bool {
-        self.queue.retain_mut(|outgoing| {
+        let mut is_kept = |outgoing: &mut Outgoing| {
             if outgoing.is_late(now) {
                 outgoing.give_up("its deadline passed");
             }
             !outgoing.is_answered() && !outgoing.is_withdrawn()
-        });
+        };
+        self.queue.retain_mut(&mut is_kept);
+        self.held.retain_mut(&mut is_kept);
         let Link::Up(up) = &self.link else { return false };
         self.sent.expire(now, up.flight.unwritten().unwrap_or(u64::MAX))
     }

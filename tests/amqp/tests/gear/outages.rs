@@ -388,6 +388,33 @@ async fn a_broker_that_blocks_publishers_says_so_and_consuming_goes_on() -> Test
     Ok(())
 }
 
+/// The broker reads nothing then, so it answers nothing, and is well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_while_a_delay_is_declared_costs_no_connection() -> Test {
+    let broker = Broker::private().await;
+    let proxy = broker.proxy().await;
+    let system = System::at(proxy.url());
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 10).await;
+    let accepted = proxy.accepted();
+    broker.raise_alarm().await;
+    let sent = transport.send(Route::Address(&Address::from(&CTRL)), cast("at once"));
+    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "CTRL" };
+    let delayed = transport.send(route, cast("later"));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(proxy.accepted(), accepted, "over the connections that there were");
+    broker.clear_alarm().await;
+    tokio::time::timeout(PATIENCE, sent).await??;
+    tokio::time::timeout(PATIENCE, delayed).await??;
+    for expected in ["at once", "later"] {
+        let delivery = next(&mut queue).await;
+        assert_eq!(text(delivery.message()), expected);
+        delivery.ack();
+    }
+    assert_eq!(proxy.accepted(), accepted, "over the connections that there were");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_while_the_broker_is_away_takes_no_time() -> Test {
     let (proxy, system) = System::behind_proxy().await;

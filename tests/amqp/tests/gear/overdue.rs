@@ -117,6 +117,26 @@ async fn who_confirms_others_is_not_left_for_one() -> Test {
     Ok(())
 }
 
+/// Nor for a delay that it can not bind; and nobody else waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_confirms_others_is_not_left_for_a_delay() -> Test {
+    let mut scene = Scene::new("heartbeat=60").await?;
+    scene.between.lose_binds();
+    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "CTRL" };
+    let _waiting = scene.sender.send(route, cast("later"));
+    let (start, mut n) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(17) {
+        let sent = Instant::now();
+        scene.send(&n.to_string()).await?;
+        assert!(sent.elapsed() < Duration::from_secs(3), "{:?}", sent.elapsed());
+        scene.expect(&n.to_string()).await;
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(scene.between.accepted(), 2, "it is not left");
+    Ok(())
+}
+
 /// A broker that has not got a message yet can not confirm it; and one that expires meanwhile is on the
 /// link all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
