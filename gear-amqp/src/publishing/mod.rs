@@ -81,7 +81,10 @@ struct State {
 }
 
 enum Link {
+    /// There is no connection.
     Down,
+    /// There is one, and another channel is to take the place of the last.
+    Replacing,
     Up(Box<Up>),
     Closed,
 }

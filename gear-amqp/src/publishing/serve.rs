@@ -279,6 +279,10 @@ impl Publisher {
         drop(state);
         let reproach = failed.filter(is_reproach).map(|error| Text::from(error.to_string()));
         self.detach(reproach.as_ref());
+        let mut state = self.state();
+        if matches!(state.link, Link::Replacing) {
+            state.link = Link::Down;
+        }
     }
 
     /// The broker takes nothing for now, or takes messages again.
@@ -347,7 +351,7 @@ impl State {
     /// What is not confirmed goes back to the front of the queue, to be sent again. `reproach` is
     /// why the broker closed the channel, if one of the messages may be the reason.
     fn detach(&mut self, reproach: Option<&Text>) {
-        self.link = Link::Down;
+        self.link = Link::Replacing;
         self.end_declaring();
         let mut unconfirmed = self.sent.take();
         if let (Some(why), [alone]) = (reproach, unconfirmed.as_mut_slice()) {

@@ -98,9 +98,13 @@ impl Publisher {
     fn finish(&self, now: bool) -> bool {
         let mut state = self.state();
         state.closing = true;
-        let is_up = matches!(&state.link, Link::Up(up) if !up.blocked);
+        let is_of_use = match &state.link {
+            Link::Up(up) => !up.blocked,
+            Link::Replacing => true,
+            Link::Down | Link::Closed => false,
+        };
         let is_done = state.is_done();
-        if is_up && !is_done && !now {
+        if is_of_use && !is_done && !now {
             return false;
         }
         state.link = Link::Closed;

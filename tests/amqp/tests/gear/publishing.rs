@@ -206,6 +206,36 @@ async fn a_message_over_the_brokers_limit_is_refused_and_harms_no_neighbour() ->
     Ok(())
 }
 
+/// The broker closes the channel, and the connection is fine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_while_a_channel_is_replaced_loses_no_message() -> Test {
+    const MESSAGES: usize = 20;
+    let conf = vec!["max_message_size = 2000".to_owned()];
+    let broker = Broker::private_with(Options { conf, ..Options::default() }).await;
+    let to = Address::from(&CTRL);
+    for round in 0..20 {
+        let system = System::on(&broker);
+        let receiver = system.connect().await;
+        let mut queue = serve(&receiver, &CTRL, 100).await;
+        let transport = system.connect().await;
+        let large = cast("large").to_builder().body("x".repeat(5_000)).build();
+        transport.send(Route::Address(&to), large).detach();
+        for n in 0..MESSAGES {
+            transport.send(Route::Address(&to), cast(&n.to_string())).detach();
+        }
+        transport.close().await;
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < MESSAGES {
+            let delivery = tokio::time::timeout(Duration::from_secs(5), queue.next()).await;
+            let delivery = delivery.map_err(|_| format!("round {round}: only {seen:?}"))?;
+            let delivery = delivery.ok_or("the consumer goes on")?;
+            seen.insert(text(delivery.message()));
+            delivery.ack();
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_that_is_gone_is_declared_again() -> Test {
     let system = System::new().await;
