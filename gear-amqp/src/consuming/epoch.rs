@@ -55,7 +55,13 @@ impl Epoch {
     pub(super) async fn retire(&self, slot: Slot, acks: Arc<Acks>) {
         let mut current = self.channel(slot).await;
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &acks)) {
-            *current = None;
+            self.leave(&mut current);
+        }
+    }
+
+    /// Another channel takes the place of this one, which its consumers still use.
+    pub(super) fn leave(&self, slot: &mut Option<Arc<Acks>>) {
+        if let Some(acks) = slot.take() {
             let mut retired = self.retired();
             retired.retain(|acks| acks.strong_count() > 0);
             retired.push(Arc::downgrade(&acks));

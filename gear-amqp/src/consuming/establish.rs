@@ -17,7 +17,7 @@ use super::{
 use crate::{
     link::{
         declare::{Declarer, Owner, short},
-        rpc::{ANSWER, RpcError, close, code, open_channel, within, within_or},
+        rpc::{ANSWER, RpcError, code, open_channel, within, within_or},
     },
     settings::Settings,
 };
@@ -52,8 +52,8 @@ impl Consumers {
     /// Begins to consume. Not given up half-way: the broker may have a consumer by then, and what
     /// that gets must go back.
     pub(super) async fn consume(
-        &self,
-        subscribed: &Subscribed,
+        self: &Arc<Self>,
+        subscribed: &Arc<Subscribed>,
         epoch: &Epoch,
         queue: &str,
     ) -> Result<Established, Failure> {
@@ -61,8 +61,8 @@ impl Consumers {
     }
 
     async fn begin(
-        &self,
-        subscribed: &Subscribed,
+        self: &Arc<Self>,
+        subscribed: &Arc<Subscribed>,
         epoch: &Epoch,
         queue: &str,
     ) -> Result<Established, Failure> {
@@ -86,20 +86,29 @@ impl Consumers {
         let exclusive = matches!(subscribed.particular, Particular::Instance(_));
         let options = BasicConsumeOptions { no_ack, exclusive, ..BasicConsumeOptions::default() };
         let name = short(queue)?;
-        let used = channel.clone();
         let consume = async move {
             channel
                 .basic_consume(name, ShortString::default(), options, FieldTable::default())
                 .await
         };
-        // If it begins after all, nobody has its deliveries: they go back with their channel.
-        let too_late = |_| drop(tokio::spawn(close(used)));
+        // If it begins after all, nobody has its deliveries: they go back. Its channel stays, with the
+        // deliveries of others.
+        let too_late = {
+            let (this, subscribed) = (Arc::clone(self), Arc::clone(subscribed));
+            let acks = Arc::clone(&acks);
+            move |answer| {
+                if let Ok(consumer) = answer {
+                    let late = Established { consumer, acks };
+                    tokio::spawn(async move { this.end_late(&subscribed, late).await });
+                }
+            }
+        };
         match within_or(ANSWER, "starting to consume", consume, too_late).await {
             Ok(consumer) => Ok(Established { consumer, acks }),
             Err(error) if exclusive && error.is(code::ACCESS_REFUSED) => Err(Failure::InUse),
             Err(error) => {
                 if matches!(error, RpcError::Silent { .. }) {
-                    *slot = None;
+                    epoch.leave(&mut slot);
                 }
                 Err(error.into())
             }

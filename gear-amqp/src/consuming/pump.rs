@@ -25,6 +25,14 @@ use crate::{
 const BATCH: usize = 128;
 const GONE: &str = "the queue was deleted, or its node is gone";
 
+/// What the broker sends before it hears of this goes back.
+async fn cancel(consumer: &lapin::Consumer, acks: &Acks) {
+    let options = BasicCancelOptions::default();
+    let (channel, tag) = (acks.channel().clone(), consumer.tag());
+    let cancel = async move { channel.basic_cancel(tag, options).await };
+    let _ = within(ANSWER, "cancelling a consumer", cancel).await;
+}
+
 /// Why no more is read.
 pub(super) enum Pumped {
     Stopped,
@@ -81,25 +89,13 @@ impl Consumers {
                 Pumped::Ended(why)
             }
             None => {
-                // What the broker sends before it hears of this goes back.
-                let options = BasicCancelOptions::default();
-                let (channel, tag) = (acks.channel().clone(), consumer.tag());
-                let cancel = async move { channel.basic_cancel(tag, options).await };
-                let _ = within(ANSWER, "cancelling a consumer", cancel).await;
+                cancel(&consumer, &acks).await;
                 subscribed.inbox.give_back();
-                // Until a broker that is slow has heard of it, it may send more, which would stay
-                // with this connection.
                 loop {
-                    match timeout(Duration::from_secs(1), consumer.next()).await {
-                        // The broker waits for no word about replies, and takes one as an error.
-                        Ok(Some(Ok(left)))
-                            if matches!(subscribed.particular, Particular::Replies(..)) =>
-                        {
-                            self.deliver(subscribed, left, &mut decoder, &acks, &settler);
-                        }
+                    let next = timeout(Duration::from_secs(1), consumer.next()).await;
+                    match next {
                         Ok(Some(Ok(left))) => {
-                            acks.out(left.delivery_tag);
-                            acks.give_back(left.delivery_tag, false);
+                            self.take_back(subscribed, left, &mut decoder, &acks, &settler);
                         }
                         Err(_) if acks.channel().status().connected() => {
                             // Whoever stops it does not wait for that.
@@ -111,6 +107,36 @@ impl Consumers {
                 Pumped::Stopped
             }
         }
+    }
+
+    /// Ends a consumer that began when nobody waited for it any more.
+    pub(super) async fn end_late(&self, subscribed: &Subscribed, late: Established) {
+        let Established { mut consumer, acks } = late;
+        let (drops, inbox) = (Arc::clone(&subscribed.drops), Arc::downgrade(&subscribed.inbox));
+        let settler = Arc::new(Settler::new(Arc::clone(&acks), drops, inbox));
+        let mut decoder = Decoder::new(&self.settings.names);
+        cancel(&consumer, &acks).await;
+        while let Some(Ok(left)) = consumer.next().await {
+            self.take_back(subscribed, left, &mut decoder, &acks, &settler);
+        }
+    }
+
+    /// Until a broker that is slow has heard that a consumer is cancelled, it may send more, which
+    /// would stay with this connection.
+    fn take_back(
+        &self,
+        subscribed: &Subscribed,
+        left: lapin::message::Delivery,
+        decoder: &mut Decoder<'_>,
+        acks: &Arc<Acks>,
+        settler: &Arc<Settler>,
+    ) {
+        // The broker waits for no word about replies, and takes one as an error.
+        if matches!(subscribed.particular, Particular::Replies(..)) {
+            return self.deliver(subscribed, left, decoder, acks, settler);
+        }
+        acks.out(left.delivery_tag);
+        acks.give_back(left.delivery_tag, false);
     }
 
     fn deliver(

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use gear_test_amqp::Broker;
@@ -40,6 +41,8 @@ struct Seen {
     channels: AtomicUsize,
     /// Confirms that are still to be lost.
     to_lose: AtomicUsize,
+    /// Consumers that are still to begin late.
+    to_begin_late: AtomicUsize,
     /// Whether the answers to exchange.bind and queue.bind are.
     loses_binds: AtomicBool,
     /// Whether this, in properties and headers, is made unreadable.
@@ -112,20 +115,33 @@ impl Handshake {
         self.seen.corrupts.store(corrupts, Ordering::Relaxed);
     }
 
+    /// When the next consumer has begun the broker says nothing for a while, that least of all.
+    pub(crate) fn begin_late(&self) {
+        self.seen.to_begin_late.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The next confirm never comes.
     pub(crate) fn lose_a_confirm(&self) {
         self.seen.to_lose.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// One more of so many. Returns whether there was one left.
+fn take(left: &AtomicUsize) -> bool {
+    let one_less = |left: usize| left.checked_sub(1);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+}
+
 impl Seen {
     fn loses(&self, answer: &[u8]) -> bool {
-        let take = |left: usize| left.checked_sub(1);
         if is_method(answer, EXCHANGE_BIND_OK) || is_method(answer, QUEUE_BIND_OK) {
             return self.loses_binds.load(Ordering::Relaxed);
         }
-        is_method(answer, ACK)
-            && self.to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        is_method(answer, ACK) && take(&self.to_lose)
+    }
+
+    fn is_late(&self, answer: &[u8]) -> bool {
+        is_method(answer, CONSUME_OK) && take(&self.to_begin_late)
     }
 }
 
@@ -175,6 +191,9 @@ async fn relay(
                 if answer[0] == HEADER && seen.corrupts.load(Ordering::Relaxed) {
                     corrupt(&mut answer);
                 }
+                if seen.is_late(&answer) {
+                    tokio::time::sleep(LATE).await;
+                }
                 if !seen.loses(&answer) {
                     to_client.write_all(&answer).await?;
                 }
@@ -190,6 +209,9 @@ async fn relay(
         _ = told.changed() => Ok(()),
     }
 }
+
+/// See [`Handshake::begin_late`]: an answer is awaited for 5 s.
+const LATE: Duration = Duration::from_secs(6);
 
 /// See [`Handshake::corrupt`].
 pub(crate) const CORRUPTED: &str = "corrupted";
@@ -211,6 +233,7 @@ const CHANNEL_OPEN: Method = [0, 20, 0, 10];
 const EXCHANGE_BIND_OK: Method = [0, 40, 0, 31];
 const QUEUE_BIND_OK: Method = [0, 50, 0, 21];
 const CONSUME: Method = [0, 60, 0, 20];
+const CONSUME_OK: Method = [0, 60, 0, 21];
 const ACK: Method = [0, 60, 0, 80];
 
 fn is_method(frame: &[u8], method: Method) -> bool {

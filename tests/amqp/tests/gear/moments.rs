@@ -394,6 +394,43 @@ async fn a_broker_that_answers_too_late_keeps_its_connections() -> Test {
     Ok(())
 }
 
+/// Others work on the channel of a consumer that begins when nobody waits for it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_begins_too_late_costs_no_other_its_deliveries() -> Test {
+    let between = Handshake::before(Broker::shared().await, Then::GoesOn).await?;
+    let system = System::at(between.url());
+    let (transport, direct) = (system.connect().await, system.direct().await.connect().await);
+    let instance = CTRL.at("host1")?;
+    let own = Subscription::Instance { instance: instance.clone(), prefetch: 10 };
+    let mut own = transport.subscribe(own).await?;
+    let (to, topic) = (Address::from(&instance), "a.b".parse()?);
+    direct.send(Route::Address(&to), cast("held")).await?;
+    let held = next(&mut own).await;
+    let group = EventGroup::new(CTRL, "group")?;
+    let events = Subscription::Events { group, patterns: vec!["a.b".parse()?], prefetch: 10 };
+    drop(direct.subscribe(events.clone()).await?);
+    for n in 0..20 {
+        let event = Message::builder(Kind::Event, "x").body(n.to_string()).build();
+        direct.send(Route::Event(&topic), event).await?;
+    }
+    between.begin_late();
+    let start = Instant::now();
+    let mut events = transport.subscribe(events).await?;
+    assert!(start.elapsed() > Duration::from_secs(5), "{:?}", start.elapsed());
+    once_each(&mut events, 20).await;
+    direct.send(Route::Address(&to), cast("goes on")).await?;
+    let delivery = next(&mut own).await;
+    assert_eq!((text(delivery.message()).as_str(), delivery.is_redelivered()), ("goes on", false));
+    // The acks of that channel are told at the end, too.
+    held.ack();
+    delivery.ack();
+    transport.close().await;
+    let own = Subscription::Instance { instance, prefetch: 10 };
+    let mut own = direct.subscribe(own).await?;
+    nothing(&mut own).await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_is_given_up_and_done_again() -> Test {
     let (proxy, system) = System::behind_proxy().await;
