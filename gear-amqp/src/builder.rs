@@ -15,7 +15,10 @@ use crate::{
 #[non_exhaustive]
 pub enum TopologyMode {
     /// The library: what is missing is declared, what is there is used as it is, whatever its
-    /// arguments. So a change of them never keeps a service from starting.
+    /// arguments. So a change of them never keeps a service from starting. An exchange that
+    /// somebody deletes is declared again by whoever publishes there next, with the bindings of its
+    /// own queues, but not of its taps. Other nodes bind theirs when they connect again: until then
+    /// events are confirmed, and do not reach them.
     #[default]
     Declare,
     /// The operator, for example with [`Definitions`](crate::Definitions): an exchange or a shared

@@ -135,12 +135,7 @@ impl Consumers {
             }
         }
         let declaration = subscribed.declaration();
-        let owner = match subscribed.particular {
-            Particular::Nothing => Owner::Many,
-            Particular::Instance(_) => Owner::Instance,
-            Particular::Replies(..) | Particular::Tap => Owner::Start,
-        };
-        let found = match declarer.queue(&declaration, owner).await {
+        let found = match declarer.queue(&declaration, subscribed.particular.owner()).await {
             Ok(found) => found,
             Err(error) => return Err(self.mend(subscribed, epoch, error).await),
         };
@@ -149,6 +144,27 @@ impl Consumers {
             return Err(Failure::InUse);
         }
         Ok(found.name)
+    }
+
+    /// An exchange was gone, and with it what was bound there. Taps show no more of it, until they are
+    /// made again: only the broker knows the names of their queues.
+    pub(super) async fn bind_again(&self, epoch: &Epoch) {
+        let subscriptions = self.state().subscriptions.clone();
+        let Settings { options, names } = &*self.settings;
+        let mut declarer = Declarer::new(&epoch.connection, names, options.topology).again(true);
+        for subscribed in subscriptions.iter().filter(|subscribed| subscribed.is_established()) {
+            let dead = subscribed.dead.clone().map(|dead| (dead, Owner::Many));
+            let own = (subscribed.declaration(), subscribed.particular.owner());
+            for (declaration, owner) in dead.into_iter().chain([own]) {
+                let queue = &declaration.queue.name;
+                if !queue.is_empty()
+                    && let Err(error) = declarer.queue(&declaration, owner).await
+                {
+                    tracing::warn!(%queue, %error, "can not be bound again");
+                }
+            }
+        }
+        declarer.done().await;
     }
 
     /// Sees to it that trying again is of use, if the queue is to blame and not the whole broker.

@@ -130,6 +130,10 @@ impl Consumers {
                     let (this, epoch) = (Arc::clone(self), Arc::clone(&epoch));
                     keepers.spawn(this.keep(subscribed, epoch));
                 }
+                () = self.publisher.redeclared.notified() => {
+                    let (this, epoch) = (Arc::clone(self), Arc::clone(&epoch));
+                    keepers.spawn(async move { this.bind_again(&epoch).await });
+                }
                 Some(_) = keepers.join_next() => {}
             }
         }

@@ -12,8 +12,8 @@ use gear_api::{
 use tokio::sync::oneshot;
 
 use crate::{
-    consuming::drops::Drops, consuming::inbox::Inbox, link::board::Pending, publishing::Publisher,
-    settings::Settings, wire::Origin,
+    consuming::drops::Drops, consuming::inbox::Inbox, link::board::Pending, link::declare::Owner,
+    publishing::Publisher, settings::Settings, wire::Origin,
 };
 
 /// Which of the consuming channels.
@@ -38,6 +38,16 @@ pub(crate) enum Particular {
     Replies(Instance, Arc<dyn ReplySink>),
     /// Acked when taken.
     Tap,
+}
+
+impl Particular {
+    pub(crate) fn owner(&self) -> Owner {
+        match self {
+            Self::Nothing => Owner::Many,
+            Self::Instance(_) => Owner::Instance,
+            Self::Replies(..) | Self::Tap => Owner::Start,
+        }
+    }
 }
 
 pub(crate) struct Subscribed {

@@ -25,7 +25,7 @@ use std::{
 };
 
 use gear_api::{Clock, Id, Kind, Message, Publish, PublishError, Route, Text, Timestamp};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::{
     flight::{Flight, Publishing, Signal},
@@ -57,6 +57,8 @@ pub(crate) struct Publisher {
     signal: Arc<Signal>,
     waker: Waker,
     pub(crate) gate: Arc<Gate>,
+    /// Exchanges were gone, and are declared again: queues are to be bound again.
+    pub(crate) redeclared: Notify,
 }
 
 struct State {
@@ -113,6 +115,7 @@ impl Publisher {
             waker: Waker::from(Arc::clone(&signal)),
             signal,
             gate: Arc::new(Gate::default()),
+            redeclared: Notify::new(),
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     link::{
         declare::{Declarer, Owner},
-        rpc::{ANSWER, RpcError, is_reproach, open_confirming},
+        rpc::{ANSWER, RpcError, code, is_reproach, open_confirming},
     },
     settings::Settings,
 };
@@ -126,10 +126,14 @@ impl Publisher {
                     // The channel stays until its connection is closed.
                     Turn::Closed => std::future::pending().await,
                     Turn::Failed(error) => {
-                        let why = Text::from(RpcError::from(error.clone()).to_string());
+                        let refusal = RpcError::from(error.clone());
+                        let why = Text::from(refusal.to_string());
                         self.detach(is_reproach(&error).then_some(&why));
                         if error.is_amqp_soft_error() && connection.status().connected() {
                             tracing::warn!(error = %why, "the broker closed the channel");
+                            if refusal.is(code::NOT_FOUND) {
+                                self.declare_again(connection).await;
+                            }
                             break None;
                         }
                         break Some(Ended::Lost(why));
@@ -282,6 +286,20 @@ impl Publisher {
         let mut state = self.state();
         if matches!(state.link, Link::Replacing) {
             state.link = Link::Down;
+        }
+    }
+
+    /// There was no such exchange: somebody has deleted it. Those of delays are declared when the
+    /// next message is for them.
+    async fn declare_again(&self, connection: &Connection) {
+        let Settings { options, names } = &*self.settings;
+        let mut declarer = Declarer::new(connection, names, options.topology).again(true);
+        match declarer.exchanges().await {
+            Ok(()) => {
+                declarer.done().await;
+                self.redeclared.notify_one();
+            }
+            Err(error) => tracing::warn!(%error, "the exchanges can not be declared"),
         }
     }
 

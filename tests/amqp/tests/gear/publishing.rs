@@ -1,9 +1,15 @@
 //! Each publish has one outcome, the right one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use gear_amqp::AmqpTransport;
-use gear_api::{Address, Id, Kind, Message, Publish, PublishError, Route, Timestamp, Transport};
+use gear_api::{
+    Address, EventGroup, Id, Kind, Message, Publish, PublishError, Route, Subscription, Timestamp,
+    Transport,
+};
 use gear_test_amqp::{Broker, Options};
 
 use crate::{CTRL, REPO, System, Test, cast, next, nothing, serve, text};
@@ -241,16 +247,28 @@ async fn an_exchange_that_is_gone_is_declared_again() -> Test {
     let system = System::new().await;
     let transport = system.connect().await;
     let mut queue = serve(&transport, &CTRL, 10).await;
+    let group = EventGroup::new(CTRL, "group")?;
+    let events = Subscription::Events { group, patterns: vec!["a.b".parse()?], prefetch: 10 };
+    let mut events = transport.subscribe(events).await?;
     let (_connection, channel) = system.foreign().await?;
-    let name = system.on_broker("gear.events").into();
-    channel.exchange_delete(name, lapin::options::ExchangeDeleteOptions::default()).await?;
+    for name in ["gear.events", "gear"] {
+        let (name, options) = (system.on_broker(name).into(), Default::default());
+        channel.exchange_delete(name, options).await?;
+    }
+    // An event needs nobody to hear it, so it is confirmed.
     let topic = "a.b".parse()?;
-    let event = Message::builder(Kind::Event, "x").build();
-    // An event needs nobody to hear it, so it is confirmed; or refused, if the broker closed the
-    // channel for it twice.
-    let outcome = transport.send(Route::Event(&topic), event).await;
-    assert!(matches!(outcome, Ok(()) | Err(PublishError::Refused(_))), "{outcome:?}");
-    transport.send(Route::Address(&Address::from(&CTRL)), cast("goes on")).await?;
+    let event = || Message::builder(Kind::Event, "x").build();
+    transport.send(Route::Event(&topic), event()).await?;
+    // What was bound there is again, a moment later: here, since this is who has found out.
+    let start = Instant::now();
+    while tokio::time::timeout(Duration::from_millis(100), events.next()).await.is_err() {
+        assert!(start.elapsed() < crate::PATIENCE, "its events do not come");
+        transport.send(Route::Event(&topic), event()).await?;
+    }
+    let to = Address::from(&CTRL);
+    while transport.send(Route::Address(&to), cast("goes on")).await.is_err() {
+        assert!(start.elapsed() < crate::PATIENCE, "its requests do not come");
+    }
     next(&mut queue).await.ack();
     Ok(())
 }
