@@ -51,7 +51,13 @@
 //!
 //! - Nothing is on a disk: what is durable survives [`MemoryBroker::restart`], not the process.
 //! - A confirm is immediate: there is no moment between storing and confirming.
-//! - [`Policy::delivery_limit`] counts as RabbitMQ 4.3 does. There is no consumer timeout.
+//! - [`Policy::delivery_limit`] counts as RabbitMQ 4.3 does, and a quorum queue says so in the headers
+//!   of 4.3. There is no consumer timeout.
+//! - Every connection learns of an alarm at once. Over a network the first message has left by then,
+//!   so that at its deadline nobody knows, where here it was not sent.
+//! - Where another node takes an instance's name during a cut, its [`Consumer`](gear_api::Consumer)
+//!   ends, and the connection is [`Ready`](gear_api::Status::Ready) all the same; `gear-amqp` waits for
+//!   the name. A node has its name again, when it is free, with both.
 //! - On several threads, messages of one publisher may change places on their way into a
 //!   [`DeliverySink`](gear_api::DeliverySink), as a node has one: whoever publishes or settles brings
 //!   there what that delivers. On one thread, and for whoever takes them from a

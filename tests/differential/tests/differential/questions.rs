@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use gear_amqp::AmqpTransport;
 use gear_api::{
-    Address, Kind, Message, Pattern, Route, Service, Subscription, Transport, topology::QueueType,
+    Address, HeaderValue, Kind, Message, Pattern, Route, Service, Subscription, Transport,
+    topology::QueueType,
 };
 use gear_differential::page;
 use gear_memory::{MemoryBroker, Policy};
@@ -194,7 +195,7 @@ async fn lost(one: Arc<dyn Transport>, other: Arc<dyn Transport>) -> Test<Vec<St
     while seen.len() < 3 {
         let delivery = queue.next().await.ok_or("it is there")?;
         let count = delivery.message().headers().get("x-delivery-count");
-        let count = count.and_then(|count| count.as_int()).ok_or("it was delivered before")?;
+        let count = count.and_then(HeaderValue::as_int).ok_or("it was delivered before")?;
         // Before RabbitMQ 4.3 what came back without a failure was counted as well.
         seen.push(format!("{} {}", String::from_utf8_lossy(delivery.message().body()), count > 0));
         delivery.ack();
