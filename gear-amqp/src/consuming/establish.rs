@@ -153,6 +153,9 @@ impl Consumers {
         let Settings { options, names } = &*self.settings;
         let mut declarer = Declarer::new(&epoch.connection, names, options.topology).again(true);
         for subscribed in subscriptions.iter().filter(|subscribed| subscribed.is_established()) {
+            if self.is_closed() || subscribed.inbox.is_stopping() {
+                continue; // its queue may be gone for good
+            }
             let dead = subscribed.dead.clone().map(|dead| (dead, Owner::Many));
             let own = (subscribed.declaration(), subscribed.particular.owner());
             for (declaration, owner) in dead.into_iter().chain([own]) {

@@ -152,9 +152,10 @@ impl Inbox {
     /// The connection is about to be closed: as if somebody had stopped it. What its consumer has
     /// taken out, and shown to nobody, goes back with the rest.
     pub(crate) fn close(&self) {
-        self.losses.fetch_add(1, Ordering::Release);
         self.end(ConsumerEnd::Closed);
         let _ = self.closing.set(());
+        // Whoever sees this sees that it is closing, and takes out no more.
+        self.losses.fetch_add(1, Ordering::Release);
         self.stop.notify_one();
     }
 

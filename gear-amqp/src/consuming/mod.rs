@@ -72,7 +72,7 @@ impl Consumers {
     }
 
     /// Whether nothing is to be kept up any more: a reply queue that closing deletes stays deleted.
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.state().closed
     }
 

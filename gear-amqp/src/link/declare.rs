@@ -114,12 +114,14 @@ impl<'a> Declarer<'a> {
         self.scratch.close().await;
     }
 
-    /// The exchanges that every node needs.
-    pub(crate) async fn exchanges(&mut self) -> Result<(), RpcError> {
-        let mut are_known = self.again;
+    /// The exchanges that every node needs. Returns whether one was missing, and so whatever was bound to
+    /// it; where they are declared in any case, that is not known.
+    pub(crate) async fn exchanges(&mut self) -> Result<bool, RpcError> {
+        let mut some_are_new = false;
         for exchange in topology::exchanges() {
-            are_known &= !self.exchange(&exchange).await?;
+            some_are_new |= self.exchange(&exchange).await?;
         }
+        let are_known = self.again && !some_are_new;
         if self.mode != TopologyMode::Passive {
             let (source, destination, key) = topology::CAST_BINDING;
             let destination = short(self.names.on_broker(&destination))?;
@@ -131,7 +133,7 @@ impl<'a> Declarer<'a> {
             };
             self.bind("binding an exchange", 1, are_known, bind).await?;
         }
-        Ok(())
+        Ok(some_are_new && self.mode == TopologyMode::Declare)
     }
 
     /// So many bindings, which may be there already.

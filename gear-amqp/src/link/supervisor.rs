@@ -141,7 +141,11 @@ impl Supervisor {
         let mut declarer = Declarer::new(connection, names, options.topology).again(again);
         let declared = declarer.exchanges().await;
         declarer.done().await;
-        declared
+        let were_missing = declared?;
+        if let Some(publisher) = self.publisher.as_ref().filter(|_| again && were_missing) {
+            publisher.redeclared.notify_one();
+        }
+        Ok(())
     }
 
     /// Serves `open`, and then connects again, and again.

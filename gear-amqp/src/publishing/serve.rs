@@ -226,7 +226,13 @@ impl Publisher {
                 let mut declarer = Declarer::new(connection, names, options.topology);
                 match declarer.exchanges().await {
                     Err(RpcError::Silent { .. }) => {}
-                    answer => return answer.is_ok(),
+                    Ok(were_missing) => {
+                        if were_missing {
+                            self.redeclared.notify_one();
+                        }
+                        return true;
+                    }
+                    Err(_) => return false,
                 }
             }
         };
@@ -295,7 +301,8 @@ impl Publisher {
         let Settings { options, names } = &*self.settings;
         let mut declarer = Declarer::new(connection, names, options.topology).again(true);
         match declarer.exchanges().await {
-            Ok(()) => {
+            // Somebody else may have been faster: what was bound is gone all the same.
+            Ok(_) => {
                 declarer.done().await;
                 self.redeclared.notify_one();
             }
@@ -332,6 +339,8 @@ impl Publisher {
         if let Link::Up(up) = &mut state.link {
             up.delays.insert(delay);
         }
+        // At once: nobody may come before those that waited for it.
+        state.end_declaring();
         Ok(())
     }
 
