@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -324,6 +324,18 @@ impl Lease {
     }
 }
 
+/// Brings settlements to the broker when it is dropped: in time, or when its runtime ends.
+struct InTime(Weak<Shared>, Weak<Inbox>);
+
+impl Drop for InTime {
+    fn drop(&mut self) {
+        if let (Some(shared), Some(inbox)) = (self.0.upgrade(), self.1.upgrade()) {
+            inbox.lock_settled().timed = false;
+            inbox.bring_settled(&shared);
+        }
+    }
+}
+
 fn tag_of(tag: u64) -> Tag {
     Tag::from(KeyData::from_ffi(tag))
 }
@@ -358,13 +370,10 @@ impl Settle for Lease {
             // Whoever acknowledges one and does not ask for the next may do something else for long.
             settled.timed = true;
             drop(settled);
-            let (shared, inbox) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.inbox));
+            let in_time = InTime(Arc::downgrade(&self.shared), Arc::downgrade(&self.inbox));
             runtime.spawn(async move {
                 tokio::time::sleep(SETTLE_TIME).await;
-                if let (Some(shared), Some(inbox)) = (shared.upgrade(), inbox.upgrade()) {
-                    inbox.lock_settled().timed = false;
-                    inbox.bring_settled(&shared);
-                }
+                drop(in_time);
             });
         }
     }

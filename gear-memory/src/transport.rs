@@ -96,21 +96,22 @@ impl Handle {
             Ok(target) => target,
             Err(error) => return Publish::ready(Err(error)),
         };
-        let now = Now::default();
-        if target.is_late(&now) {
-            let why = Text::from_static("its deadline passed");
-            return Publish::ready(Err(PublishError::NotSent(why)));
-        }
         if let Some(what) = too_long(&target, &message) {
             let why = format!("the {what} is longer than {MAX_KEY_BYTES} bytes");
             return Publish::ready(Err(PublishError::Invalid(why.into())));
         }
         let message = headers::to_send(message);
+        let now = Now::default();
         let mut state = shared.begin(&now);
         let Some(connection) = state.connections.get(self.id) else {
             shared.finish(state, &now);
             return Publish::ready(Err(PublishError::Closed));
         };
+        if target.is_late(&now) {
+            shared.finish(state, &now);
+            let why = Text::from_static("its deadline passed");
+            return Publish::ready(Err(PublishError::NotSent(why)));
+        }
         if connection.link == Link::Up && state.is_plain(shared) {
             let answer = target.route(&mut state, message, &now).answer();
             let acknowledged =

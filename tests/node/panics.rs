@@ -220,7 +220,8 @@ async fn what_is_cut_off_may_panic_and_is_not_lost() -> Test {
     client.cast(CTRL, ECHO, &"x".to_owned()).await?;
     let call = client.call(CTRL, ECHO, &"x".to_owned()).timeout(crate::SECOND * 60).send();
     tokio::time::sleep(crate::SECOND).await;
-    ctrl.shutdown(crate::SECOND).await;
+    let report = ctrl.shutdown(crate::SECOND).await;
+    assert_eq!(report.unfinished.len(), 2);
     assert_eq!(call.await.unwrap_err().code(), Some(code::DROPPED));
     assert_eq!(broker.messages("CTRL").len(), 1);
     Ok(())

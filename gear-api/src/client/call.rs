@@ -314,13 +314,15 @@ impl Open {
     /// What it means that there will be no answer. Where the request can still be taken back at its
     /// deadline, nothing was done.
     pub(super) fn ended(&mut self, ended: Ended) -> CallError {
-        if ended == Ended::Closed {
-            CallError::Closed
-        } else if self.publish.as_mut().is_some_and(Publish::withdraw) {
-            let why = Text::from_static("the broker took no messages until the deadline");
-            CallError::NotSent(NotSent::Unavailable(why))
-        } else {
-            CallError::DeadlinePassed
+        let withdrawn = self.publish.as_mut().is_some_and(Publish::withdraw);
+        match (ended == Ended::Closed, withdrawn) {
+            (true, true) => CallError::NotSent(NotSent::Closed),
+            (true, false) => CallError::Closed,
+            (false, true) => {
+                let why = Text::from_static("the broker took no messages until the deadline");
+                CallError::NotSent(NotSent::Unavailable(why))
+            }
+            (false, false) => CallError::DeadlinePassed,
         }
     }
 }

@@ -195,7 +195,7 @@ impl IntoFuture for Cast {
 ///
 /// Dropping it gives up the answer; the message is not unsent, unless it still waits for
 /// the connection, or behind others for the broker (gear-amqp has 1,000 on their way at a time). With
-/// [`detach`](Self::detach) it goes out all the same.
+/// [`detach`](Self::detach) it waits on in the background, for as long as its `timeout` says.
 #[must_use = "the broker's answer tells whether the message arrived"]
 pub struct Sending {
     state: State,

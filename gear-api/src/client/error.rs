@@ -53,7 +53,7 @@ impl Retry {
 /// |---|---|---|
 /// | [`Remote`](Self::Remote) | the service says | as it says; if idempotent where it ended in the middle |
 /// | [`NotRouted`](Self::NotRouted) | no | safe |
-/// | [`NotSent`](Self::NotSent) | no; hardly, if it was [refused](NotSent::Refused) | safe, or useless where the request itself is at fault; if idempotent where it was refused |
+/// | [`NotSent`](Self::NotSent) | no; hardly, if it was [refused](NotSent::Refused) | safe, or useless where the request itself is at fault or the client is closed; if idempotent where it was refused |
 /// | [`DeadlinePassed`](Self::DeadlinePassed) | unknown | if idempotent |
 /// | [`ReplyNotDecodable`](Self::ReplyNotDecodable) | yes | useless |
 /// | [`Closed`](Self::Closed) | unknown | if idempotent, by another client |
@@ -77,9 +77,8 @@ pub enum CallError {
     /// An answer came, and is not what the operation says.
     #[error("the reply could not be decoded: {0}")]
     ReplyNotDecodable(CodecError),
-    /// The client was closed while the call was open: the request may have been handled, or still be.
-    /// It takes another client to ask again; one that is closed already says
-    /// [`NotSent::Closed`].
+    /// The client was closed when the request had left: it may have been handled, or still be. It takes
+    /// another client to ask again. What had not left, or was called later, is [`NotSent::Closed`].
     #[error("the client was closed")]
     Closed,
 }
@@ -211,7 +210,7 @@ pub enum NotSent {
         /// The limit in bytes.
         limit: usize,
     },
-    /// It is nothing that the broker's protocol has room for: the codec's content type is too long, or
+    /// The broker's protocol has no room for it: a property, as the codec's content type, is too long, or
     /// the headers are more than this connection takes.
     #[error("{0}")]
     Invalid(Text),
@@ -230,7 +229,7 @@ pub enum NotSent {
     /// The backend does not do this.
     #[error("this backend has no {0}")]
     Unsupported(&'static str),
-    /// The client was closed before. Nor will it send this another time.
+    /// The client was closed before it left. Nor will it send this another time.
     #[error("the client is closed")]
     Closed,
 }

@@ -316,11 +316,13 @@ impl Client {
         self.core.stats()
     }
 
-    /// Closes the client and its connection: open calls end with [`CallError::Closed`].
+    /// Closes the client and its connection: open calls end with [`CallError::Closed`], or with
+    /// [`NotSent::Closed`](crate::NotSent::Closed) where the request had not left.
     ///
     /// That of a node or a handler has the connection of the node, which serves nobody any more when it is
-    /// closed: use [`Node::shutdown`](crate::Node::shutdown). The client of a node ends when the node shuts down. A clone that is kept outlives a node that is merely
-    /// dropped: it talks on, and keeps the connection open, until it is closed or dropped.
+    /// closed: use [`Node::shutdown`](crate::Node::shutdown). The client of a node ends when the node
+    /// shuts down. A clone that is kept outlives a node that is merely dropped: it talks on, and keeps
+    /// the connection open, until it is closed or dropped.
     ///
     /// # Cancel safety
     ///

@@ -136,8 +136,9 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// one of them. A group has one queue, whatever its patterns. Where several of its handlers
     /// match an event, the first that was registered gets it. An event whose key is a handler's, and whose
     /// kind is not, is counted as unknown; one whose key is no handler's, as misrouted, with a warning: a
-    /// pattern that is taken away stays bound until an operator unbinds it. Both are gone. While versions of a service with different patterns share a group, that
-    /// happens to events that only one of them is for: a pattern that is new has a group that is new.
+    /// pattern that is taken away stays bound until an operator unbinds it. Both are gone. While
+    /// versions of a service with different patterns share a group, that happens to events that only
+    /// one of them is for: a pattern that is new has a group that is new.
     ///
     /// ```
     /// use gear_api::{Context, Fault, Node, Operation, Pattern, Service, Topic};

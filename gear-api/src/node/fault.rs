@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 #[cfg(feature = "tower")]
 use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 
-use crate::{CallError, CastError, RemoteError, Retry, Text, causes::chain};
+use crate::{CallError, CastError, NotSent, RemoteError, Retry, Text, causes::chain};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -288,11 +288,16 @@ impl<'e> Meaning<'e> {
         if let Some(call) = error.downcast_ref::<CallError>() {
             return Some(match call {
                 CallError::DeadlinePassed => Self::DeadlinePassed,
+                // It is this node that can not ask any more; another one can.
+                CallError::NotSent(NotSent::Closed) => Self::Unavailable,
                 call => nested(call.retry()),
             });
         }
         if let Some(cast) = error.downcast_ref::<CastError>() {
-            return Some(nested(cast.retry()));
+            return Some(match cast {
+                CastError::Closed => Self::Unavailable,
+                cast => nested(cast.retry()),
+            });
         }
         if error.is::<Expired>() {
             return Some(Self::Expired);
@@ -403,6 +408,8 @@ mod tests {
         let nested = |error: BoxError| Fault::from_error(error).code().to_owned();
         assert_eq!(nested(wrapped(CallError::DeadlinePassed)), code::TIMEOUT);
         assert_eq!(nested(wrapped(CastError::NotRouted)), code::UNAVAILABLE);
+        assert_eq!(nested(CastError::Closed.into()), code::UNAVAILABLE);
+        assert_eq!(nested(CallError::NotSent(NotSent::Closed).into()), code::UNAVAILABLE);
         assert_eq!(nested(wrapped(fault().because(CastError::NotRouted))), "odd");
         assert_eq!(nested("a text".into()), code::FAILED);
     }

@@ -324,13 +324,9 @@ impl Drop for Answered {
 impl Drop for Job {
     fn drop(&mut self) {
         let Some(settlement) = self.settlement.take() else { return };
-        // What is the handler's own panicked where no panic is caught.
-        let panics = std::thread::panicking();
         if self.begun {
             tell_outcome("error", Some(code::DROPPED));
-            if !panics {
-                self.core().note_unfinished(self.message());
-            }
+            self.core().note_unfinished(self.message());
         }
         if self.begun && self.cx.wants_answer() {
             let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
@@ -340,8 +336,9 @@ impl Drop for Job {
                 true => settlement.requeue(),
                 false => settlement.ack(),
             }
-        } else if self.begun && panics {
-            // Counted by the broker: it would come again, and panic again, without end.
+        } else if self.begun && std::thread::panicking() {
+            // What the handler held panicked when it was dropped. Counted by the broker: it would come
+            // again, and panic again, without end.
             drop(settlement);
         } else {
             settlement.requeue();
