@@ -102,12 +102,14 @@ impl Handle {
         }
         let message = headers::to_send(message);
         let now = Now::default();
+        // The clock is not read while others wait for the lock.
+        let is_late = target.is_late(&now);
         let mut state = shared.begin(&now);
         let Some(connection) = state.connections.get(self.id) else {
             shared.finish(state, &now);
             return Publish::ready(Err(PublishError::Closed));
         };
-        if target.is_late(&now) {
+        if is_late {
             shared.finish(state, &now);
             let why = Text::from_static("its deadline passed");
             return Publish::ready(Err(PublishError::NotSent(why)));
