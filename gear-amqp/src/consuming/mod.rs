@@ -10,6 +10,7 @@ mod keep;
 mod ping;
 mod pump;
 pub(crate) mod subscribed;
+mod tags;
 
 use std::{
     pin::pin,
