@@ -324,7 +324,7 @@ async fn what_is_handled_has_a_span_with_its_outcome() -> Test {
     let _guard = written.listen();
     let broker = MemoryBroker::new();
     let node = Node::builder(broker.connect(), CTRL.at("host1")?).max_body_bytes(1_000);
-    let node = node.concurrency(1).on(ECHO, act).start().await?;
+    let node = node.concurrency(1).retries(1).on(ECHO, act).start().await?;
     let client = client(&broker).await;
     let mut outcomes = Vec::new();
     for how in ["long", "odd", "panic", "late", "echo"] {
@@ -362,6 +362,7 @@ async fn what_is_handled_has_a_span_with_its_outcome() -> Test {
             ok(),
             failed("odd"),
             ok(),
+            format!("attempt=1 {}", failed("odd")),
             r#"outcome="expired""#.to_owned(),
             failed("dropped"),
         ]

@@ -14,7 +14,8 @@ use crate::{AmqpError, link::declare::DELIVERY_LIMIT, wire::Names};
 /// A definitions file for RabbitMQ (<https://www.rabbitmq.com/docs/definitions>): what services
 /// need, for `rabbitmqctl import_definitions` or the management's upload. With it services may
 /// run with [`TopologyMode::Passive`](crate::TopologyMode::Passive) and users that can declare
-/// nothing but what belongs to one instance.
+/// nothing but what belongs to one instance. The delays after which what failed is
+/// [tried again](gear_api::NodeBuilder::retries) are in it.
 ///
 /// Users are not created: passwords do not belong into files. The permissions are granted to
 /// users that exist.
@@ -58,7 +59,7 @@ impl Definitions {
             max_dead: 100_000,
             services: Vec::new(),
             groups: Vec::new(),
-            delays: Vec::new(),
+            delays: topology::RETRY_STEPS.to_vec(),
         })
     }
 
@@ -88,10 +89,12 @@ impl Definitions {
         self
     }
 
-    /// For how long services may hold messages back ([`Route::Delayed`](gear_api::Route::Delayed)),
+    /// For how long else services may hold messages back ([`Route::Delayed`](gear_api::Route::Delayed)),
     /// between 1 ms and 49 days: each is an exchange and a queue, which their users may not declare.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.delays.push(delay);
+        if !self.delays.contains(&delay) {
+            self.delays.push(delay);
+        }
         self
     }
 
@@ -254,11 +257,14 @@ mod tests {
             let list = file[of].as_array().unwrap();
             list.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
         };
+        let (held, others): (Vec<_>, Vec<_>) =
+            names("queues").into_iter().partition(|name| name.starts_with("acme/gear:retry."));
         assert_eq!(
-            names("queues"),
+            others,
             ["acme/CTRL", "acme/CTRL:dead", "acme/WEB", "acme/WEB:dead", "acme/CTRL:events.audit"]
         );
-        assert_eq!(names("exchanges").len(), 5);
+        assert_eq!((held.len(), names("exchanges").len()), (6, 5 + 6));
+        assert!(held.contains(&"acme/gear:retry.3600000".to_owned()), "{held:?}");
         assert_eq!(names("policies"), ["acme/gear-dead", "acme/gear-no-delivery-limit"]);
         assert_eq!(file["policies"][0]["pattern"], "^acme/[A-Za-z0-9_-]+:dead$");
         let permissions = file["permissions"].as_array().unwrap();

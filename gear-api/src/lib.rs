@@ -76,8 +76,9 @@
 //! service reports, or in a word which [`CallError`] or [`CastError`] it is. The rest is named as
 //! OpenTelemetry does: `messaging.destination.name` is the key that it was sent under,
 //! `messaging.destination.subscription.name` the queue that it came by, and the
-//! `messaging.message.id` is the same at both ends. What a handler sends through its
-//! [`Context::client`] is within the handler's span. A `gear.handle` has no parent: what went before
+//! `messaging.message.id` is the same at both ends, and each time that it is tried; `attempt` is how
+//! often it was tried before. What a handler sends through its [`Context::client`] is within the
+//! handler's span. A `gear.handle` has no parent: what went before
 //! it is mostly in another process. Where a program sets the header `traceparent`, what is sent within
 //! the request has it, too, and says what that was; Gear makes none itself.
 //!

@@ -39,6 +39,9 @@ pub mod header {
     pub const HOPS: &str = "gear-hops";
     /// In a reply: the code of the failure.
     pub const ERROR: &str = "gear-error";
+    /// On what was held back or set aside: the key that it was sent under, if that is not the name of the
+    /// queue that it came from.
+    pub const KEY: &str = "gear-key";
     /// On what was set aside: why.
     pub const DEAD_REASON: &str = "gear-dead-reason";
     /// On what was set aside: the queue that it came from.
@@ -128,6 +131,17 @@ pub const REPLY_QUEUE_EXPIRES: Duration = Duration::from_secs(10 * 60);
 pub const INSTANCE_QUEUE_EXPIRES: Duration = Duration::from_secs(24 * 60 * 60);
 /// A tap that nobody reads keeps so many messages.
 pub const TAP_MAX_LENGTH: u32 = 10_000;
+
+/// How long a cast or an event that failed is held back before it is tried again: the first time, the
+/// second, and so on; the last from then on.
+pub const RETRY_STEPS: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(60 * 60),
+];
 
 /// The exchanges that every node declares.
 #[must_use]

@@ -111,13 +111,16 @@ impl Shared {
                 let exchange = exchanges.dead;
                 Target { exchange, key, mandatory: true, expires: None, perishable: false }
             }
-            Route::Delayed { delay, queue } => {
-                let declared =
-                    self.with(|state, now| declare_delay(state, delay, self.queue_type, now));
+            Route::Delayed { delay, jitter, queue } => {
+                let (declared, expires) = self.with(|state, now| {
+                    let sooner = (!jitter.is_zero()).then(|| delay.saturating_sub(jitter));
+                    let expires = sooner.map(|sooner| now.after(sooner));
+                    (declare_delay(state, delay, self.queue_type, now), expires)
+                });
                 let exchange = declared
                     .map_err(|refusal| PublishError::Refused(refusal.to_string().into()))?;
                 let key = queue.into();
-                Target { exchange, key, mandatory: true, expires: None, perishable: false }
+                Target { exchange, key, mandatory: true, expires, perishable: false }
             }
             _ => return Err(PublishError::Unsupported("route of this kind")),
         })

@@ -172,7 +172,7 @@ async fn what_could_not_be_set_aside_goes_back() -> Test {
         Err(Fault::new("broken", "it always fails"))
     }
     let broker = broker();
-    let node = node(&broker, &CTRL, "host1").on(ECHO, fail).start().await?;
+    let node = node(&broker, &CTRL, "host1").retries(0).on(ECHO, fail).start().await?;
     let client = client(&broker).await;
     let refuse = Injection::new(BrokerFault::Refuse).on(Pattern::new("CTRL"));
     client.cast(CTRL, ECHO, &"x".into()).send().detach();

@@ -9,6 +9,7 @@ mod injected;
 mod layers;
 mod panics;
 mod readiness;
+mod retries;
 mod shutdown;
 mod simulation;
 mod time;

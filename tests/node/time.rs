@@ -73,7 +73,7 @@ async fn a_message_that_cannot_be_set_aside_is_not_lost_and_not_spun() -> Test {
         Err(Fault::new("no", "it fails"))
     }
     let broker = broker();
-    let node = node(&broker, &CTRL, "host1").on(FAIL, fail).start().await?;
+    let node = node(&broker, &CTRL, "host1").retries(0).on(FAIL, fail).start().await?;
     broker.delete_queue("CTRL:dead");
     client(&broker).await.cast(CTRL, FAIL, &()).await?;
     tokio::time::sleep(SECOND * 60).await;

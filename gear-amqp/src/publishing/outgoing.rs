@@ -52,14 +52,19 @@ impl Target {
             }
             Route::Dead(service) => {
                 let key = service.as_str().into();
-                Self { purpose: Purpose::Storage, ..to(exchange::DEAD, key, true) }
+                Self {
+                    purpose: Purpose::Storage { expires: None },
+                    ..to(exchange::DEAD, key, true)
+                }
             }
-            Route::Delayed { delay, queue } => {
+            Route::Delayed { delay, jitter, queue } => {
                 // What expires goes through the default exchange, which knows queues by their
                 // full names.
                 let key = settings.names.on_broker(queue).into();
                 let name = topology::delay(delay).0.name;
-                Self { purpose: Purpose::Storage, delay: Some(delay), ..to(name, key, true) }
+                let sooner = (!jitter.is_zero()).then(|| delay.saturating_sub(jitter));
+                let purpose = Purpose::Storage { expires: sooner };
+                Self { purpose, delay: Some(delay), ..to(name, key, true) }
             }
             _ => return Err(PublishError::Unsupported("route of this kind")),
         })

@@ -225,7 +225,7 @@ mod tests {
                     (Purpose::Request, [Origin::Requests, Origin::Either]),
                     (Purpose::Event, [Origin::Events; 2]),
                     (Purpose::Answer, [Origin::Replies, Origin::Either]),
-                    (Purpose::Storage, [Origin::Either, Origin::Events]),
+                    (Purpose::Storage { expires: None }, [Origin::Either, Origin::Events]),
                 ] {
                     let properties = encode(message, &names, None, purpose, || NOW).unwrap();
                     let bare = kind == Kind::Cast && n == 0 && purpose == Purpose::Request;
@@ -261,7 +261,7 @@ mod tests {
             encode(&late, &names, None, Purpose::Request, || NOW).unwrap_err(),
             NotEncodable::TooLate
         );
-        assert!(encode(&late, &names, None, Purpose::Storage, || NOW).is_ok());
+        assert!(encode(&late, &names, None, Purpose::Storage { expires: None }, || NOW).is_ok());
         let reply = encode(&late, &names, None, Purpose::Answer, || NOW).unwrap();
         assert_eq!(reply.expiration().as_ref().unwrap().as_str(), "0");
         let long = Message::builder(Kind::Cast, "x".repeat(256)).build();

@@ -1,5 +1,7 @@
 //! A message to AMQP properties.
 
+use std::time::Duration;
+
 use gear_api::{Kind, Message, Text, Timestamp, topology::header};
 use lapin::{
     BasicProperties,
@@ -40,8 +42,9 @@ pub(crate) enum Purpose {
     /// To whoever asked. After the deadline it still reaches whoever takes it at once: it is of no use
     /// any more, but its caller may want to know how late it is.
     Answer,
-    /// To be held back or set aside: it never expires.
-    Storage,
+    /// To be held back or set aside: its deadline does not end it, but it may leave before the queue
+    /// sends it on.
+    Storage { expires: Option<Duration> },
 }
 
 /// The properties of a message that is sent at `now`, which is asked only if it matters.
@@ -80,9 +83,12 @@ pub(crate) fn encode(
     if let Some(user) = user {
         properties = properties.with_user_id(short("the user", user)?);
     }
-    if let Some(deadline) = message.deadline().filter(|_| purpose != Purpose::Storage) {
-        let left = deadline.since(now()).as_millis();
-        if left == 0 && purpose != Purpose::Answer {
+    let left = match (purpose, message.deadline()) {
+        (Purpose::Storage { expires }, _) => expires,
+        (_, deadline) => deadline.map(|deadline| deadline.since(now())),
+    };
+    if let Some(left) = left.map(|left| left.as_millis()) {
+        if left == 0 && matches!(purpose, Purpose::Request | Purpose::Event) {
             return Err(NotEncodable::TooLate);
         }
         // RabbitMQ takes less than 2^32 ms.

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::pending::Pending;
 use crate::{
-    Clock, ConsumerEnd, Headers, Id, Instance, Kind, Message, NotSent, Publish, StartError,
-    Subscription, Text, Timestamp, Transport,
+    Clock, ConsumerEnd, Headers, Id, Instance, Kind, Message, NotSent, StartError, Subscription,
+    Text, Timestamp, Transport,
     message::{Head, IdSource},
     topology::header,
 };
@@ -63,6 +63,7 @@ pub(crate) struct Counters {
     pub(crate) expired: AtomicU64,
     pub(crate) unknown: AtomicU64,
     pub(crate) misrouted: AtomicU64,
+    pub(crate) retried: AtomicU64,
     pub(crate) set_aside: AtomicU64,
     pub(crate) operations: OnceLock<Vec<(Text, Arc<AtomicU64>)>>,
     pub(crate) unfinished: Mutex<Vec<Unfinished>>,
@@ -96,6 +97,8 @@ pub struct Stats {
     pub unknown: u64,
     /// Messages whose key did not concern the queue they came by.
     pub misrouted: u64,
+    /// Casts and events that failed, and that the broker holds, or held, until they are tried again.
+    pub retried: u64,
     /// Casts and events that failed, and were set aside in `SERVICE:dead`.
     pub set_aside: u64,
     /// Replies that came when nobody waited for them any more.
@@ -164,20 +167,6 @@ impl Core {
         if bytes > limit { Err(NotSent::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
-    /// Puts a message where the operator finds it, with the reason.
-    pub(crate) fn set_aside(&self, message: &Message, queue: &Text, reason: &str) -> Publish {
-        let mut copy = message.to_builder();
-        let reason: String = reason.chars().take(1024).collect();
-        for (name, value) in
-            [(header::DEAD_REASON, Text::from(reason)), (header::DEAD_QUEUE, queue.clone())]
-        {
-            // Headers that are full already lose the note, not the message.
-            let _ = copy.headers_mut().insert_reserved(Text::from_static(name), value.into());
-        }
-        let copy = copy.durable(true).deadline(None).build();
-        self.transport.send(crate::Route::Dead(self.instance.service()), copy)
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
@@ -189,6 +178,7 @@ impl Core {
             expired: get(&counters.expired),
             unknown: get(&counters.unknown),
             misrouted: get(&counters.misrouted),
+            retried: get(&counters.retried),
             set_aside: get(&counters.set_aside),
             late_replies: self.pending.late(),
             open_calls: self.pending.len(),

@@ -204,7 +204,7 @@ impl Message {
         self.0.head.durable
     }
 
-    /// How often it was tried before, as whoever tries again says: Gear does not.
+    /// How often it was tried before: 0 the first time. `gear-attempt` on the wire.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.head.attempt

@@ -20,6 +20,7 @@ use crate::{
     Client, Codec, EventGroup, Instance, Operation, Pattern, RemoteError, StartError, Text,
     Transport,
     client::{Core, Settings},
+    topology::RETRY_STEPS,
 };
 
 /// Puts a [`Node`] together: its state, its handlers, its limits.
@@ -33,11 +34,17 @@ pub struct NodeBuilder<S> {
     settings: Settings,
     concurrency: u16,
     layers: Vec<Wrap>,
+    retries: u32,
     operations: Operations,
     events: Vec<(String, EventHandler)>,
     counts: Vec<(Text, Arc<AtomicU64>)>,
     error: Option<StartError>,
 }
+
+/// How often a cast or an event that fails is tried again, unless the builder says otherwise: once
+/// after each delay.
+#[allow(clippy::cast_possible_truncation)] // they are few
+const RETRIES: u32 = RETRY_STEPS.len() as u32;
 
 impl NodeBuilder<()> {
     pub(super) fn new(transport: Arc<dyn Transport>, instance: Instance) -> Self {
@@ -48,6 +55,7 @@ impl NodeBuilder<()> {
             settings: Settings::default(),
             concurrency: 64,
             layers: Vec::new(),
+            retries: RETRIES,
             operations: Operations::default(),
             events: Vec::new(),
             counts: Vec::new(),
@@ -66,6 +74,7 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
             settings: self.settings,
             concurrency: self.concurrency,
             layers: self.layers,
+            retries: self.retries,
             operations: self.operations,
             events: self.events,
             counts: self.counts,
@@ -76,8 +85,8 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
     /// Handles calls and casts of `operation`.
     ///
     /// Each runs in a task of its own, at most [`concurrency`](Self::concurrency) at a time. What it
-    /// returns answers a call; a cast that fails is set aside in `SERVICE:dead`, and so is one whose
-    /// handler panics (where panics unwind). One that has begun is not stopped at its deadline: a layer
+    /// returns answers a call; a cast that fails is [tried again](Self::retries) and in the end set aside in
+    /// `SERVICE:dead`, and so is one whose handler panics (where panics unwind). One that has begun is not stopped at its deadline: a layer
     /// of tower's `timeout` does that.
     pub fn on<Req, Rep, C, F, Fut>(mut self, operation: Operation<Req, Rep, C>, handler: F) -> Self
     where
@@ -250,6 +259,56 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         self
     }
 
+    /// How often a cast or an event that fails is tried again, by the handlers that follow: 6 times by
+    /// default, with 0 not at all. It waits at the broker, takes up none of the places of its queue
+    /// meanwhile, and outlives this node: for 1 s, 5 s, 30 s, 2 min, 10 min and 1 h, the last as often as
+    /// it takes, each up to a fifth less so that what failed together does not come together. Then it goes
+    /// to the queue that it came from, where others may be before it, and any instance that
+    /// the queue is for may get it.
+    ///
+    /// One that has failed so often is set aside in `SERVICE:dead`, with the reason; at once if the
+    /// handler says that it [would fail again](Fault::permanent), if nobody can decode it, if it would be tried
+    /// after its deadline, or if the broker holds nothing back: one where the delays are
+    /// [not declared](crate::topology::delay) and may not be. Calls are never tried again by their handlers:
+    /// whoever asks [decides](crate::CallError::retry).
+    ///
+    /// ```
+    /// use gear_api::{Context, Fault, Node, Operation, Service};
+    /// use gear_memory::MemoryBroker;
+    /// use std::sync::Arc;
+    ///
+    /// const MAIL: Service = Service::new("MAIL");
+    /// const SEND: Operation<String, ()> = Operation::new("send");
+    ///
+    /// async fn send(_: Arc<()>, cx: Context, to: String) -> Result<(), Fault> {
+    ///     if !to.contains('@') {
+    ///         return Err(Fault::new("address", "that is no address").permanent());
+    ///     }
+    ///     if cx.attempt() < 2 {
+    ///         return Err(Fault::new("busy", "the server is busy")); // until later
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = MemoryBroker::new();
+    /// let node = Node::builder(broker.connect(), MAIL.at("host1")?).retries(3).on(SEND, send);
+    /// let node = node.start().await?;
+    /// node.client().cast(MAIL, SEND, &"ada@example.org".to_owned()).await?;
+    /// node.client().cast(MAIL, SEND, &"ada".to_owned()).await?;
+    ///
+    /// broker.idle().await; // the delays pass in no time
+    /// assert_eq!((node.stats().retried, node.stats().set_aside), (2, 1));
+    /// assert_eq!(broker.messages("MAIL:dead")[0].body(), "\"ada\"");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
     /// How many requests of one queue are handled at a time; also the prefetch. 64 by
     /// default, 1 or more. The service's queue, the instance's and each event group's count
     /// by themselves. A handler that waits for its own service takes up one of these meanwhile: where
@@ -293,7 +352,7 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         let handler = self.layers.iter().rev().fold(plain, |inner, layer| layer(inner));
         let count = Arc::new(AtomicU64::new(0));
         self.counts.push((name, Arc::clone(&count)));
-        Registered { handler, count }
+        Registered { handler, retries: self.retries, count }
     }
 
     fn occupy(

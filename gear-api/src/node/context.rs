@@ -107,6 +107,13 @@ impl Context {
         self.request.redelivered
     }
 
+    /// How often it was tried before and failed: 0 the first time. Only casts and events are tried again, as
+    /// [`NodeBuilder::retries`](crate::NodeBuilder::retries) says.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.request.message.attempt()
+    }
+
     /// When it is of no more use to anybody.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {

@@ -11,7 +11,7 @@ use std::{
 use foldhash::HashMap;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Context, handler::Handler, job::Job, tasks::Tasks};
+use super::{Context, failed, handler::Handler, job::Job, tasks::Tasks};
 use crate::{
     Address, Consumer, ConsumerEnd, Delivery, DeliverySink, EventGroup, Instance, Kind, Pattern,
     Service, SubscribeError, Subscription, Text,
@@ -22,6 +22,8 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Registered {
     pub(super) handler: Arc<dyn Handler>,
+    /// How often a cast or an event that it fails is tried again.
+    pub(super) retries: u32,
     pub(super) count: Arc<AtomicU64>,
 }
 
@@ -279,6 +281,7 @@ impl DeliverySink for Dispatch {
         let Some(place) = self.tasks.enter() else { return self.hold(delivery) };
         let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
         let (message, settlement) = delivery.into_parts();
+        let key = failed::sent_under(&message, &self.queue, key);
         let cx = Context::new(Arc::clone(&self.core), message, key, redelivered);
         let mut job = Job::new(cx, self.queue.clone(), settlement);
         let (key, message) = (job.context().key(), job.context().message());
@@ -290,6 +293,7 @@ impl DeliverySink for Dispatch {
         }
         if let Some(registered) = self.role.find(kind, operation, key) {
             registered.count.fetch_add(1, Ordering::Relaxed);
+            job.allow_retries(registered.retries);
             return registered.handler.spawn(place, job);
         }
         if job.expires() {

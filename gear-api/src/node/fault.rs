@@ -71,6 +71,8 @@ struct Inner {
     source: Option<BoxError>,
     /// Whether it is a panic in this process: the code alone may have come from elsewhere.
     panic: bool,
+    /// Whether it would fail again.
+    permanent: bool,
 }
 
 /// A short string of AMQP 0-9-1 (section 4.2.5.3).
@@ -126,7 +128,11 @@ impl Fault {
             Ok(fault) => return fault.0,
             Err(error) => error,
         };
-        Self::of(Meaning::of(&*error).shown()).because(error)
+        let meaning = Meaning::of(&*error);
+        let permanent = matches!(meaning, Meaning::Fault(fault) if fault.is_permanent());
+        let mut fault = Self::of(meaning.shown());
+        fault.0.permanent = permanent;
+        fault.because(error)
     }
 
     /// Answers what another service has answered: its code, message and details. Not that asking again
@@ -168,7 +174,7 @@ impl Fault {
     }
 
     fn of(shown: RemoteError) -> Self {
-        Self(Box::new(Inner { shown, source: None, panic: false }))
+        Self(Box::new(Inner { shown, source: None, panic: false, permanent: false }))
     }
 
     /// What is a handler's own panicked.
@@ -189,6 +195,20 @@ impl Fault {
     pub fn retryable(mut self) -> Self {
         self.0.shown.retryable = true;
         self
+    }
+
+    /// Says that it would fail again: a cast or an event is set aside at once, and not
+    /// [tried again](crate::NodeBuilder::retries). To callers it says nothing.
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.0.permanent = true;
+        self
+    }
+
+    /// Whether it would fail again.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.0.permanent
     }
 
     /// Gives the caller something for its program to read.

@@ -244,7 +244,9 @@ impl Default for Reply {
 
 pub(super) fn decode_request<Req, C: Codec<Req>>(message: &Message) -> Result<Req, Fault> {
     C::decode(message.body()).map_err(|error| {
-        Fault::new(code::UNDECODABLE, "the body is not what the operation says").because(error)
+        Fault::new(code::UNDECODABLE, "the body is not what the operation says")
+            .permanent()
+            .because(error)
     })
 }
 

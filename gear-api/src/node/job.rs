@@ -12,7 +12,7 @@ use std::{
 
 use tracing::{Span, level_filters::LevelFilter};
 
-use super::{Context, Fault, Reply, code, panics::caught, tasks::Work};
+use super::{Context, Fault, Reply, code, failed, panics::caught, tasks::Work};
 use crate::{
     Kind, Message, Publish, PublishError, RemoteError, Settlement, Text,
     causes::Causes,
@@ -30,6 +30,8 @@ pub(super) struct Job {
     settlement: Option<Settlement>,
     /// Whether somebody has begun to handle it.
     begun: bool,
+    /// How often it may be tried again if it fails.
+    retries: u32,
 }
 
 /// The span of a handler.
@@ -64,13 +66,23 @@ impl<T: fmt::Display> fmt::Display for Unharmed<T> {
     }
 }
 
-/// How long to wait before a message that could not be set aside goes back, and so comes
-/// again.
-const SET_ASIDE_AGAIN: Duration = Duration::from_secs(1);
+/// How long to wait before a message that could be neither held back nor set aside goes back, and so
+/// comes again.
+const GO_BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether the broker would say the same another time, and does not have the message.
+fn is_final(error: &PublishError) -> bool {
+    !matches!(error, PublishError::Unknown(_) | PublishError::NotSent(_) | PublishError::Closed)
+}
 
 impl Job {
     pub(super) fn new(cx: Context, queue: Text, settlement: Settlement) -> Self {
-        Self { cx, queue, settlement: Some(settlement), begun: false }
+        Self { cx, queue, settlement: Some(settlement), begun: false, retries: 0 }
+    }
+
+    /// Says how often a cast of it may be tried again.
+    pub(super) fn allow_retries(&mut self, retries: u32) {
+        self.retries = retries;
     }
 
     pub(super) fn context(&self) -> &Context {
@@ -123,6 +135,7 @@ impl Job {
             "messaging.destination.name" = %self.cx.key(),
             "messaging.destination.subscription.name" = %self.queue,
             "messaging.message.id" = message.id().map(tracing::field::display),
+            attempt = (message.attempt() > 0).then(|| message.attempt()),
             outcome = tracing::field::Empty,
             "error.type" = tracing::field::Empty,
         )
@@ -143,9 +156,12 @@ impl Job {
         };
         let counters = &self.core().counters;
         count(if fault.is_panic() { &counters.panicked } else { &counters.failed });
+        let retries = if fault.is_permanent() || self.cx.wants_answer() { 0 } else { self.retries };
+        let delay = failed::delay(self.core(), self.message(), retries);
         let source = fault.source().map(|source| Unharmed(Causes(source)));
         let source = source.as_ref().map(tracing::field::display);
-        tracing::warn!(code = fault.code(), source, "the handler failed: {fault}");
+        let again_in_s = delay.map(|delay| delay.as_secs());
+        tracing::warn!(code = fault.code(), source, again_in_s, "the handler failed: {fault}");
         tell_outcome("error", Some(fault.code()));
         let shown = fault.shown().clone();
         // What is behind it is the handler's own, and may panic when it is dropped.
@@ -154,7 +170,7 @@ impl Job {
             let answer = self.answer_error(&shown);
             self.answered(answer)
         } else {
-            Some(self.set_aside(&shown.to_string()))
+            Some(self.not_handled(shown.to_string(), delay))
         }
     }
 
@@ -177,7 +193,7 @@ impl Job {
             None
         } else {
             tracing::warn!("set aside: {text}");
-            Some(self.set_aside(&text))
+            Some(self.not_handled(text, None))
         }
     }
 
@@ -216,23 +232,51 @@ impl Job {
         }
     }
 
-    /// Puts the message where the operator finds it. Only what the broker has confirmed to
-    /// be there may leave its queue; until then a job that is dropped gives it back.
-    fn set_aside(mut self, reason: &str) -> Rest {
-        let publish = self.core().set_aside(self.message(), &self.queue, reason);
+    /// Has it tried again after a delay, or puts it where the operator finds it. Only what the broker has
+    /// confirmed to be there may leave its queue; until then a job that is dropped gives it back.
+    fn not_handled(self, reason: String, delay: Option<Duration>) -> Rest {
+        let (core, queue, key) = (self.core(), &self.queue, self.cx.key());
+        let held_back =
+            delay.map(|delay| failed::hold_back(core, self.message(), queue, key, delay));
         Box::pin(async move {
-            match publish.await {
-                Ok(()) => {
-                    count(&self.core().counters.set_aside);
-                    self.forget();
-                }
-                Err(error) => {
-                    tracing::error!(%error, "could not be set aside; it goes back to its queue");
-                    tokio::time::sleep(SET_ASIDE_AGAIN).await;
-                    drop(self.settlement.take());
-                }
+            match held_back {
+                None => self.set_aside(&reason).await,
+                Some(held_back) => match held_back.await {
+                    Ok(()) => {
+                        count(&self.core().counters.retried);
+                        self.forget();
+                    }
+                    Err(error) if is_final(&error) => {
+                        tracing::warn!(%error, "set aside, since the broker does not hold it back");
+                        self.set_aside(&reason).await;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "could not be held back");
+                        self.go_back_soon().await;
+                    }
+                },
             }
         })
+    }
+
+    async fn set_aside(self, reason: &str) {
+        let (core, queue, key) = (self.core(), &self.queue, self.cx.key());
+        match failed::set_aside(core, self.message(), queue, key, reason).await {
+            Ok(()) => {
+                count(&self.core().counters.set_aside);
+                self.forget();
+            }
+            Err(error) => {
+                tracing::error!(%error, "could not be set aside");
+                self.go_back_soon().await;
+            }
+        }
+    }
+
+    /// Back to its queue, from where it comes again.
+    async fn go_back_soon(mut self) {
+        tokio::time::sleep(GO_BACK_AFTER).await;
+        drop(self.settlement.take());
     }
 
     /// Hands the reply over without waiting, or an error in its place: also from `drop`.

@@ -3,6 +3,7 @@
 mod builder;
 mod context;
 mod dispatch;
+mod failed;
 mod fault;
 mod handler;
 mod job;

@@ -24,8 +24,11 @@ pub enum Route<'a> {
     Event(&'a Topic),
     /// To a queue by its name, after a while.
     Delayed {
-        /// How long the broker holds it; whole milliseconds count.
+        /// How long the broker holds it, in the queue for this delay; whole milliseconds count.
         delay: Duration,
+        /// By how much sooner this one may leave: what was sent together need not come back together. It
+        /// waits for those that were sent before it with the same delay, all the same.
+        jitter: Duration,
         /// The queue that it then goes to.
         queue: &'a str,
     },

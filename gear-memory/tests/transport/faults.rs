@@ -285,7 +285,7 @@ async fn expire_lets_what_waits_go_before_its_time() {
 
     // What was held back for an hour is there now.
     let delay = Duration::from_secs(3_600);
-    web.send(Route::Delayed { delay, queue: "CTRL" }, message("m")).await.unwrap();
+    web.send(Route::Delayed { delay, jitter: ms(0), queue: "CTRL" }, message("m")).await.unwrap();
     assert_eq!(broker.expire("gear:retry.3600000"), 1);
     assert_eq!(ready(&broker, "CTRL"), ["m"]);
 }

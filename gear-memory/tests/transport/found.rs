@@ -134,7 +134,9 @@ async fn a_reply_to_a_direct_reply_address_need_not_reach_anybody() {
 #[tokio::test(start_paused = true)]
 async fn no_time_is_too_long_delay() {
     let web = connect(&MemoryBroker::new());
-    let _ = web.send(Route::Delayed { delay: Duration::MAX, queue: "CTRL" }, message("m")).await;
+    let _ = web
+        .send(Route::Delayed { delay: Duration::MAX, jitter: ms(0), queue: "CTRL" }, message("m"))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +175,7 @@ async fn sending_a_delayed_message_on_a_closed_connection_declares_nothing() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);
     web.close().await;
-    let route = Route::Delayed { delay: ms(1_000), queue: "CTRL" };
+    let route = Route::Delayed { delay: ms(1_000), jitter: ms(0), queue: "CTRL" };
     assert_eq!(web.send(route, message("m")).await, Err(PublishError::Closed));
     assert_eq!(broker.queues(), []);
 }
@@ -182,7 +184,7 @@ async fn sending_a_delayed_message_on_a_closed_connection_declares_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_reconnect_never_shows_deliveries_that_can_not_be_settled_yet() {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    let broker = MemoryBroker::builder().reconnect_delay(Duration::ZERO).build();
+    let broker = MemoryBroker::builder().reconnect_delay(ms(0)).build();
     let (link, ctrl) = link(&broker);
     let mut consumer = serve(&*ctrl, 1).await;
     send(&*ctrl, "CTRL", "m").await.unwrap();

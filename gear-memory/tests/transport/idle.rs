@@ -60,7 +60,7 @@ async fn it_waits_for_a_delayed_message_and_its_handler() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);
     handle_for(ms(5), serve(&*web, 1).await);
-    let route = Route::Delayed { delay: ms(1_000), queue: "CTRL" };
+    let route = Route::Delayed { delay: ms(1_000), jitter: ms(0), queue: "CTRL" };
     web.send(route, message("m")).await.unwrap();
     assert_eq!(idle_time(&broker).await, ms(1_006));
 }

@@ -149,7 +149,7 @@ async fn full_broker(alive: &Alive) -> (MemoryBroker, Vec<MemoryTransport>, Vec<
         ctrl.send(Route::Address(&to("CTRL")), alive.message()).await.unwrap(); // held, ready
     }
     ctrl.send(Route::Address(&to("*.*")), alive.message()).await.unwrap();
-    let delayed = Route::Delayed { delay: ms(60_000), queue: "CTRL" };
+    let delayed = Route::Delayed { delay: ms(60_000), jitter: ms(0), queue: "CTRL" };
     ctrl.send(delayed, alive.message()).await.unwrap();
     broker.inject(gear_memory::BrokerFault::Delay(ms(60_000)));
     ctrl.send(Route::Address(&to("CTRL")), alive.message()).await.unwrap();

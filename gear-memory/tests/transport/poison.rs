@@ -77,7 +77,7 @@ async fn what_is_set_aside_does_not_take_along_what_the_broker_had_added() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);
     let mut ctrl = serve(&*web, 1).await;
-    let route = Route::Delayed { delay: ms(100), queue: "CTRL" };
+    let route = Route::Delayed { delay: ms(100), jitter: ms(0), queue: "CTRL" };
     web.send(route, message("poison")).await.unwrap();
     for _ in 0..Verdict::MAX_RETURNS {
         let delivery = next(&mut ctrl).await;

@@ -79,7 +79,9 @@ async fn those_that_instances_share_are_quorum_queues_and_no_others() {
     web.send(Route::Event(&topic), message("event")).await.unwrap();
     let service = "CTRL".parse().unwrap();
     web.send(Route::Dead(&service), message("dead")).await.unwrap();
-    web.send(Route::Delayed { delay: ms(5_000), queue: "CTRL" }, message("later")).await.unwrap();
+    web.send(Route::Delayed { delay: ms(5_000), jitter: ms(0), queue: "CTRL" }, message("later"))
+        .await
+        .unwrap();
     broker.restart();
     soon(broker.idle()).await;
     let kept = |queue: &str| ready(&broker, queue);

@@ -25,7 +25,7 @@ async fn a_delayed_message_reaches_exactly_its_queue_after_exactly_its_delay() {
     let web = connect(&broker);
     let mut h1 = join(&*web, "CTRL.h1").await.unwrap();
     let mut h2 = join(&*web, "CTRL.h2").await.unwrap();
-    let route = Route::Delayed { delay: ms(1_500), queue: "CTRL.h1" };
+    let route = Route::Delayed { delay: ms(1_500), jitter: ms(0), queue: "CTRL.h1" };
     web.send(route, message("m")).await.unwrap();
     let (delivery, time) = timed(next(&mut h1)).await;
     assert_eq!((label(&delivery), time), ("m".into(), ms(1_500)));
@@ -41,7 +41,9 @@ async fn of_a_delay_whole_milliseconds_count() {
     let mut ctrl = serve(&*web, 10).await;
     for micros in [1_000, 1_500] {
         let delay = Duration::from_micros(micros);
-        web.send(Route::Delayed { delay, queue: "CTRL" }, message("m")).await.unwrap();
+        web.send(Route::Delayed { delay, jitter: ms(0), queue: "CTRL" }, message("m"))
+            .await
+            .unwrap();
     }
     assert_eq!(timed(take(&mut ctrl, 2)).await.1, ms(1));
 }
@@ -51,7 +53,7 @@ async fn no_delay_is_too_long() {
     let broker = MemoryBroker::new();
     let web = connect(&broker);
     let _ctrl = serve(&*web, 10).await;
-    let route = Route::Delayed { delay: Duration::MAX, queue: "CTRL" };
+    let route = Route::Delayed { delay: Duration::MAX, jitter: ms(0), queue: "CTRL" };
     let _ = web.send(route, message("m")).await; // whatever the answer is, it is no panic
     assert_eq!(send(&*web, "CTRL", "m").await, Ok(()));
 }
@@ -138,7 +140,9 @@ async fn a_message_that_is_delayed_again_does_not_remember_the_first_time() {
     let mut ctrl = serve(&*web, 1).await;
     let mut delayed = message("m").to_builder().header("mine", 1).unwrap().build();
     for _ in 0..2 {
-        web.send(Route::Delayed { delay: ms(100), queue: "CTRL" }, delayed).await.unwrap();
+        web.send(Route::Delayed { delay: ms(100), jitter: ms(0), queue: "CTRL" }, delayed)
+            .await
+            .unwrap();
         let (message, settlement) = next(&mut ctrl).await.into_parts();
         settlement.ack();
         let Some(HeaderValue::List(deaths)) = message.headers().get("x-death") else { panic!() };

@@ -110,6 +110,7 @@ const SUITES: &[suite::Suite] = &[
     node::gathers::SUITE,
     node::calls::SUITE,
     node::casts::SUITE,
+    node::retries::SUITE,
     node::events::SUITE,
     node::nested::SUITE,
     node::serving::SUITE,

@@ -11,7 +11,8 @@ use crate::{kit::*, suite::Test, world::World};
 
 pub(crate) async fn delays(world: World) -> Test {
     let on = world.connect().await?;
-    let route = Route::Delayed { delay: Duration::from_millis(100), queue: "CTRL" };
+    let route =
+        Route::Delayed { delay: Duration::from_millis(100), jitter: Duration::ZERO, queue: "CTRL" };
     is_refused(on.send(route, message("m")).await)
 }
 

@@ -340,7 +340,11 @@ impl<'a> Runner<'a> {
                 send(Route::Reply(self.replies.get(node).ok_or("it never asked")?))
             }
             Target::Dead(service) => send(Route::Dead(&service.parse::<Service>()?)),
-            Target::Later(queue) => send(Route::Delayed { delay: self.world.mortal(), queue }),
+            Target::Later(queue) => send(Route::Delayed {
+                delay: self.world.mortal(),
+                jitter: std::time::Duration::ZERO,
+                queue,
+            }),
         })
     }
 

@@ -333,7 +333,8 @@ async fn what_was_held_back_comes_under_the_name_of_its_queue() -> Test {
     let system = System::new().await;
     let transport = system.connect().await;
     let mut queue = serve(&transport, &REPO, 10).await;
-    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "REPO" };
+    let route =
+        Route::Delayed { delay: Duration::from_millis(50), jitter: Duration::ZERO, queue: "REPO" };
     transport.send(route, cast("later")).await?;
     let delivery = next(&mut queue).await;
     assert_eq!(delivery.key().as_str(), "REPO");

@@ -192,7 +192,11 @@ async fn no_caller_leads_a_reply_to_a_queue_that_is_not_for_replies() -> Test {
     let group = gear_api::EventGroup::new(REPO, "mail")?;
     let patterns = vec!["a.b".parse()?];
     drop(transport.subscribe(Subscription::Events { group, patterns, prefetch: 1 }).await?);
-    let route = gear_api::Route::Delayed { delay: Duration::from_secs(3600), queue: "REPO" };
+    let route = gear_api::Route::Delayed {
+        delay: Duration::from_secs(3600),
+        jitter: Duration::ZERO,
+        queue: "REPO",
+    };
     transport.send(route, crate::cast("later")).await?;
     let node =
         Node::builder(system.connect().await, CTRL.at("host1")?).on(SHOUT, shout).start().await?;

@@ -75,7 +75,8 @@ async fn a_link_is_lost_while_a_delay_is_declared() -> Test {
     let transport = system.connect().await;
     let mut queue = serve(&transport, &REPO, 10).await;
     proxy.freeze();
-    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "REPO" };
+    let route =
+        Route::Delayed { delay: Duration::from_millis(50), jitter: Duration::ZERO, queue: "REPO" };
     let sent = transport.send(route, cast("later"));
     tokio::time::sleep(MOMENT).await;
     proxy.cut();
@@ -100,7 +101,8 @@ async fn a_delay_is_declared_elsewhere_if_a_broker_answers_nothing() -> Test {
     } else {
         two.freeze_answers();
     }
-    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "REPO" };
+    let route =
+        Route::Delayed { delay: Duration::from_millis(50), jitter: Duration::ZERO, queue: "REPO" };
     tokio::time::timeout(PATIENCE, transport.send(route, cast("later"))).await??;
     next(&mut queue).await.ack();
     Ok(())

@@ -399,7 +399,8 @@ async fn an_alarm_while_a_delay_is_declared_costs_no_connection() -> Test {
     let accepted = proxy.accepted();
     broker.raise_alarm().await;
     let sent = transport.send(Route::Address(&Address::from(&CTRL)), cast("at once"));
-    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "CTRL" };
+    let route =
+        Route::Delayed { delay: Duration::from_millis(50), jitter: Duration::ZERO, queue: "CTRL" };
     let delayed = transport.send(route, cast("later"));
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(proxy.accepted(), accepted, "over the connections that there were");

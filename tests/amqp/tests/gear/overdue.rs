@@ -122,7 +122,8 @@ async fn who_confirms_others_is_not_left_for_one() -> Test {
 async fn who_confirms_others_is_not_left_for_a_delay() -> Test {
     let mut scene = Scene::new("heartbeat=60").await?;
     scene.between.lose_binds();
-    let route = Route::Delayed { delay: Duration::from_millis(50), queue: "CTRL" };
+    let route =
+        Route::Delayed { delay: Duration::from_millis(50), jitter: Duration::ZERO, queue: "CTRL" };
     let _waiting = scene.sender.send(route, cast("later"));
     let (start, mut n) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(17) {

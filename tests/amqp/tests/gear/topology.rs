@@ -156,11 +156,22 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
     transport.send(Route::Address(&Address::from(&CTRL)), cast("x")).await?;
     next(&mut queue).await.ack();
     let mut delay = Duration::from_millis(20);
-    transport.send(Route::Delayed { delay, queue: "CTRL" }, cast("later")).await?;
-    assert_eq!(text(next(&mut queue).await.message()), "later");
+    transport
+        .send(Route::Delayed { delay, jitter: Duration::ZERO, queue: "CTRL" }, cast("later"))
+        .await?;
+    let later = next(&mut queue).await;
+    assert_eq!(text(later.message()), "later");
+    later.ack();
+    // As are those before another try.
+    let [first, ..] = gear_api::topology::RETRY_STEPS;
+    let again = Route::Delayed { delay: first, jitter: first, queue: "CTRL" };
+    transport.send(again, cast("again")).await?;
+    assert_eq!(text(next(&mut queue).await.message()), "again");
     // One that the file has not is not its own to make.
     delay += delay;
-    let refused = transport.send(Route::Delayed { delay, queue: "CTRL" }, cast("never")).await;
+    let refused = transport
+        .send(Route::Delayed { delay, jitter: Duration::ZERO, queue: "CTRL" }, cast("never"))
+        .await;
     assert!(matches!(&refused, Err(PublishError::Refused(_))), "{refused:?}");
     drop(node);
     // Somebody else's queue is not its own.

@@ -64,7 +64,7 @@ async fn what_cannot_be_handled_is_set_aside(world: World) -> Test {
         panic!("it always panics")
     }
     let log = Log::default();
-    let node = world.node(&CTRL, "host1").await?.on(ECHO, fail).state(log.clone());
+    let node = world.node(&CTRL, "host1").await?.retries(0).on(ECHO, fail).state(log.clone());
     let node = node.on(NOTE, note).on(BOMB, explode).start().await?;
     let client = world.client().await?;
     let text = String::from("x");

@@ -112,8 +112,8 @@ async fn a_failed_event_is_set_aside(world: World) -> Test {
     async fn fail(_: Arc<()>, _: Context, _: u32) -> Result<(), Fault> {
         Err(Fault::new("no", "not today"))
     }
-    let node = world.node(&CTRL, "host1").await?.on_event("g", Pattern::ALL, PLACED, fail);
-    let node = node.start().await?;
+    let node = world.node(&CTRL, "host1").await?.retries(0);
+    let node = node.on_event("g", Pattern::ALL, PLACED, fail).start().await?;
     world.client().await?.publish(Topic::new("a"), PLACED, &1).await?;
     eventually(|| node.stats().set_aside == 1).await;
     world.waits("CTRL:dead", 1).await?;

@@ -144,7 +144,7 @@ async fn a_layer_of_ones_own_answers_in_place_of_the_handler(world: World) -> Te
 
 async fn a_cast_that_a_layer_refuses_is_set_aside(world: World) -> Test {
     let node = world.node(&CTRL, "host1").await?.state(Log::default());
-    let node = node.layer(Tenants).on(NOTE, note).start().await?;
+    let node = node.retries(0).layer(Tenants).on(NOTE, note).start().await?;
     let client = world.client().await?;
     client.cast(CTRL, NOTE, &"z".into()).await?;
     eventually(|| node.stats().set_aside == 1).await;

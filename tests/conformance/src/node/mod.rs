@@ -13,5 +13,6 @@ pub(crate) mod layers;
 pub(crate) mod load;
 pub(crate) mod nested;
 pub(crate) mod outages;
+pub(crate) mod retries;
 pub(crate) mod serving;
 pub(crate) mod shutdown;

@@ -115,7 +115,7 @@ async fn after_closing_it_is_closed(world: World) -> Test {
         Route::Reply(&to),
         Route::Event(&Topic::new("t")),
         Route::Dead(&CTRL),
-        Route::Delayed { delay: ms(100), queue: "CTRL" },
+        Route::Delayed { delay: ms(100), jitter: ms(0), queue: "CTRL" },
     ] {
         let answer = within(web.send(route, message("m"))).await;
         // A backend that has no such route refuses it first.

@@ -296,7 +296,13 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
            "node-answers::an_answer_goes_to_the_instance_that_asked";
     "delays are ignored": More(More::DelaysIgnored)
         => "delays::a_delayed_message_reaches_its_queue_after_its_delay",
-           "delays::shorter_delays_overtake_longer_ones";
+           "delays::shorter_delays_overtake_longer_ones",
+           "delays::jitter_lets_a_message_leave_sooner",
+           "node-retries::a_failed_cast_is_tried_again";
+    "how often it was tried is lost": Sent(|m| change(&m, |b| b.attempt(0)))
+        => "delays::a_delayed_message_is_the_same",
+           "node-retries::a_failed_cast_is_tried_again",
+           "node-retries::what_goes_on_failing_is_set_aside";
     "what is set aside is forgotten": More(More::DeadForgotten)
         => "dead-letters::what_is_set_aside_waits_for_an_operator",
            "node-casts::what_cannot_be_handled_is_set_aside";
