@@ -14,6 +14,7 @@
 //! | [`Node`] | what an instance runs: its name, its handlers, its shutdown |
 //! | [`Client`] | what talks: [`call`](Client::call) wants an answer, [`cast`](Client::cast) does not, [`gather`](Client::gather) wants one from each, [`publish`](Client::publish) tells whom it concerns |
 //! | [`Context`] | what a handler knows of its request; its client hands the deadline on |
+//! | [`Caller`] | whoever asked, to a handler that hands the request on to another service, or answers later |
 //! | [`Request`] | what tower layers around handlers see; they can tell the handler what they know |
 //! | [`Fault`] | what a handler returns when it fails; [`RemoteError`] is what the caller sees of it |
 //! | [`CallError`] | how a call ended without a reply, and whether to [`retry`](CallError::retry) |
@@ -70,6 +71,7 @@
 //! | `gear.call` | it is sent until it has its answer | `ok`, `error`, `given-up` |
 //! | `gear.gather` | it is sent until its stream ends, with `answers`, their number | the same, or `incomplete` where an expected one is missing |
 //! | `gear.cast`, `gear.publish`, `gear.request` (a call whose answer goes elsewhere) | it is sent until the broker has it | as a call, or `detached` |
+//! | `gear.answer` (to a request that was put off) | the same | as a cast |
 //! | `gear.handle` | the handler is called until its message is settled | `ok`, `error`, or `expired` where its deadline passed before the handler was called |
 //!
 //! All have `operation`; where they end in an error, `error.type` is the code of the failure that the
@@ -111,7 +113,7 @@ pub use {
     },
     bytes::Bytes,
     client::{
-        Answer, Answers, Call, CallError, Cast, CastError, Client, ClientBuilder, Gather,
+        Answer, Answers, Call, CallError, Cast, CastError, Client, ClientBuilder, Deferred, Gather,
         Gathering, NotSent, RemoteError, Response, Retry, Sending, StartError, Stats, Tap, Tapped,
         Unfinished,
     },
@@ -119,8 +121,8 @@ pub use {
     codec::{Codec, CodecError, Json, Raw},
     message::{HeaderError, HeaderValue, Headers, Id, Kind, Message, MessageBuilder},
     node::{
-        BoxError, Context, Fault, HandlerService, Node, NodeBuilder, Reply, Request,
-        ShutdownReport, code,
+        BoxError, Caller, Context, Fault, HandlerService, Node, NodeBuilder, Outcome, Reply,
+        Request, ShutdownReport, code,
     },
     operation::Operation,
     text::Text,

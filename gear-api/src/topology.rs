@@ -143,6 +143,9 @@ pub const RETRY_STEPS: [Duration; 6] = [
     Duration::from_secs(60 * 60),
 ];
 
+/// So often a request may be handed on from service to service.
+pub const MAX_HOPS: u32 = 16;
+
 /// The exchanges that every node declares.
 #[must_use]
 pub fn exchanges() -> [Exchange; 5] {

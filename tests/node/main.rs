@@ -5,6 +5,7 @@
 mod accounts;
 mod answers;
 mod bounds;
+mod handing_on;
 mod injected;
 mod layers;
 mod panics;

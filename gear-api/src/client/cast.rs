@@ -95,7 +95,7 @@ impl Cast {
         Self::new(client, Destination::Topic(to), Kind::Event, event, payload)
     }
 
-    pub(super) fn of_request(
+    pub(crate) fn of_request(
         client: Client,
         to: Address,
         give_up: Instant,
@@ -209,6 +209,20 @@ enum State {
 }
 
 impl Sending {
+    /// The answer to a request, on its way; or why it is not.
+    pub(super) fn of_answer(
+        operation: &str,
+        to: &dyn fmt::Display,
+        publish: Result<Publish, NotSent>,
+        give_up: Instant,
+    ) -> Self {
+        let state = match publish {
+            Ok(publish) => State::Open { publish, group: false, give_up, timer: None },
+            Err(why) => State::Failed(CastError::NotSent(why)),
+        };
+        Self { state, trace: Trace::new(Sent::Answer, operation, to, None) }
+    }
+
     /// Lets the message go its way without anybody waiting for the broker's answer: nobody learns whether
     /// it arrived, but from the log. One that still waits for the connection does so in the background,
     /// for as long as the cast's [`timeout`](Cast::timeout) says; outside of a tokio runtime it is not sent.

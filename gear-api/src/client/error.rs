@@ -223,6 +223,9 @@ pub enum NotSent {
     /// a timeout of zero.
     #[error("its deadline had passed already")]
     TooLate,
+    /// It was handed on [so often](crate::topology::MAX_HOPS) before: services hand it on in a circle.
+    #[error("it was handed on too often")]
+    TooManyHops,
     /// The connection was down, or the broker took no messages, until the deadline.
     #[error("{0}")]
     Unavailable(Text),
@@ -246,6 +249,7 @@ impl NotSent {
             | Self::TooLarge { .. }
             | Self::Invalid(_)
             | Self::TooLate
+            | Self::TooManyHops
             | Self::Closed
             | Self::Unsupported(_) => Retry::Useless,
         }

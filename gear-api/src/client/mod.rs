@@ -3,6 +3,7 @@
 mod call;
 mod cast;
 mod core;
+mod deferred;
 mod error;
 mod gather;
 mod pending;
@@ -18,6 +19,7 @@ pub use self::{
     call::{Call, Response},
     cast::{Cast, Sending},
     core::{Stats, Unfinished},
+    deferred::Deferred,
     error::{CallError, CastError, NotSent, RemoteError, Retry, StartError},
     gather::{Answer, Answers, Gather, Gathering},
     tap::{Tap, Tapped},
@@ -345,7 +347,7 @@ impl Client {
     }
 
     /// `wanted`, or when the request that this works for ends.
-    fn bound(&self, wanted: Instant) -> Instant {
+    pub(crate) fn bound(&self, wanted: Instant) -> Instant {
         match self.parent.as_ref().and_then(|parent| parent.deadline) {
             Some(limit) => limit.min(wanted),
             None => wanted,

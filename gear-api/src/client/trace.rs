@@ -34,6 +34,8 @@ pub(super) enum Sent {
     Gather,
     Cast,
     Event,
+    /// What answers a request that was put off.
+    Answer,
 }
 
 impl Trace {
@@ -48,6 +50,7 @@ impl Trace {
             Sent::Request => span!("gear.request", "producer", operation, to, id),
             Sent::Gather => span!("gear.gather", "client", operation, to, id),
             Sent::Cast => span!("gear.cast", "producer", operation, to, id),
+            Sent::Answer => span!("gear.answer", "producer", operation, to, id),
             Sent::Event => span!("gear.publish", "producer", operation, to, id),
         })
     }

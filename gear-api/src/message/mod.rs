@@ -210,7 +210,7 @@ impl Message {
         self.0.head.attempt
     }
 
-    /// How many services have handed it on, as they say: Gear does not.
+    /// How often it was handed on: 0 when it comes from whoever asks. `gear-hops` on the wire.
     #[must_use]
     pub fn hops(&self) -> u32 {
         self.0.head.hops

@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service as TowerService;
 
 use super::{
-    BoxError, Context, Fault, HandlerService, Node, Reply, Request,
+    BoxError, Caller, Context, Fault, HandlerService, Node, Outcome, Reply, Request,
     dispatch::{Dispatcher, EventHandler, Operations, Registered, Role},
     handler::{self, Handler, Typed, Wrap},
 };
@@ -103,6 +103,38 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
                 function: handler,
                 decode: handler::decode_request::<Req, C>,
                 encode: handler::encode_reply::<Rep, C>,
+            },
+        );
+        let slot = self.operations.requests.entry(operation.name());
+        Self::occupy(&mut self.error, slot, registered);
+        self
+    }
+
+    /// Handles calls and casts of `operation` as [`on`](Self::on) does, with a handler that says itself how
+    /// whoever asked is answered: now, [by another service](Caller::forward), or [later](Caller::defer). See
+    /// [`Caller`].
+    pub fn on_with_caller<Req, Rep, C, F, Fut>(
+        mut self,
+        operation: Operation<Req, Rep, C>,
+        handler: F,
+    ) -> Self
+    where
+        Req: Send + 'static,
+        Rep: 'static,
+        C: Codec<Req> + Codec<Rep>,
+        F: Fn(Arc<S>, Context, Req, Caller<Rep, C>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Outcome, Fault>> + Send + 'static,
+    {
+        let registered = self.register(
+            operation.text(),
+            Typed {
+                state: Arc::clone(&self.state),
+                function: move |state: Arc<S>, cx: Context, request: Req| {
+                    let caller = Caller::new(cx.clone());
+                    handler(state, cx, request, caller)
+                },
+                decode: handler::decode_request::<Req, C>,
+                encode: handler::outcome,
             },
         );
         let slot = self.operations.requests.entry(operation.name());

@@ -4,7 +4,9 @@ use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Client, Headers, Instance, Kind, Message, Text, Timestamp, client::Core};
+use crate::{
+    Client, Headers, Instance, Kind, Message, Text, Timestamp, client::Core, message::Head,
+};
 
 /// What a handler knows of the request that it handles, and the client to ask others on
 /// its behalf.
@@ -136,6 +138,21 @@ impl Context {
     #[must_use]
     pub fn message(&self) -> &Message {
         &self.request.message
+    }
+
+    /// The properties of the request as it is handed on, to be asked something else.
+    pub(super) fn head_of(&self, operation: Text) -> Head {
+        let message = self.message();
+        let core = self.core();
+        Head {
+            durable: message.is_durable(),
+            hops: message.hops().saturating_add(1),
+            id: message.id().cloned(),
+            correlation: message.correlation().cloned(),
+            reply_to: message.reply_to().cloned(),
+            deadline: message.deadline(),
+            ..core.head(message.kind(), operation, core.clock.now(), None)
+        }
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {

@@ -31,6 +31,8 @@ pub mod code {
     pub const TIMEOUT: &str = "timeout";
     /// A service that the handler needs could not be asked, or says that it may be asked again.
     pub const UNAVAILABLE: &str = "unavailable";
+    /// Services hand the request on to each other in a circle.
+    pub const LOOP: &str = "loop";
     /// The service has too much to do.
     pub const OVERLOADED: &str = "overloaded";
 }
@@ -129,7 +131,11 @@ impl Fault {
             Err(error) => error,
         };
         let meaning = Meaning::of(&*error);
-        let permanent = matches!(meaning, Meaning::Fault(fault) if fault.is_permanent());
+        let permanent = match meaning {
+            Meaning::Fault(fault) => fault.is_permanent(),
+            Meaning::Loop => true,
+            _ => false,
+        };
         let mut fault = Self::of(meaning.shown());
         fault.0.permanent = permanent;
         fault.because(error)
@@ -288,6 +294,8 @@ pub(super) enum Meaning<'e> {
     /// What is behind the service could not be asked or told, or may be another time. That nothing was
     /// done there does not say what was done here.
     Unavailable,
+    /// It was handed on too often.
+    Loop,
     /// Nothing that is known here.
     Other,
 }
@@ -316,6 +324,7 @@ impl<'e> Meaning<'e> {
         if let Some(cast) = error.downcast_ref::<CastError>() {
             return Some(match cast {
                 CastError::Closed => Self::Unavailable,
+                CastError::NotSent(NotSent::TooManyHops) => Self::Loop,
                 cast => nested(cast.retry()),
             });
         }
@@ -337,6 +346,7 @@ impl<'e> Meaning<'e> {
             Self::Overloaded => (code::OVERLOADED, "too much to do"),
             Self::DeadlinePassed => (code::TIMEOUT, "a service behind it took too long"),
             Self::Unavailable => (code::UNAVAILABLE, "a service behind it could not be asked"),
+            Self::Loop => (code::LOOP, "it was handed on too often"),
             Self::Other => (code::FAILED, "the service failed"),
         };
         RemoteError::new(code, message, false)

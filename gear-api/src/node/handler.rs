@@ -16,7 +16,7 @@ use tower_service::Service;
 use tracing::{Instrument, Span};
 
 use super::{
-    BoxError, Context, Fault, code,
+    BoxError, Context, Fault, Outcome, code,
     fault::{Expired, Meaning},
     job::Job,
     panics::{CatchPanic, caught},
@@ -113,6 +113,7 @@ pub struct Reply {
     pub content_type: Text,
     /// The encoded answer.
     pub body: Bytes,
+    elsewhere: bool,
 }
 
 impl Reply {
@@ -120,7 +121,19 @@ impl Reply {
     /// [`CONTENT_TYPE`](Codec::CONTENT_TYPE). The empty one, which answers `()`, is the default.
     #[must_use]
     pub fn new(content_type: impl Into<Text>, body: impl Into<Bytes>) -> Self {
-        Self { content_type: content_type.into(), body: body.into() }
+        Self { content_type: content_type.into(), body: body.into(), elsewhere: false }
+    }
+
+    /// No answer from here: another service or a later moment has it.
+    pub(super) fn elsewhere() -> Self {
+        Self { elsewhere: true, ..Self::default() }
+    }
+
+    /// Whether the request was [handed on or put off](crate::Caller): the rest of it is empty then, and
+    /// what a layer makes of it is not sent.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 }
 
@@ -238,7 +251,7 @@ where
 
 impl Default for Reply {
     fn default() -> Self {
-        Self { content_type: Text::EMPTY, body: Bytes::new() }
+        Self { content_type: Text::EMPTY, body: Bytes::new(), elsewhere: false }
     }
 }
 
@@ -250,9 +263,15 @@ pub(super) fn decode_request<Req, C: Codec<Req>>(message: &Message) -> Result<Re
     })
 }
 
+/// What a handler that says itself how it answers has said.
+#[allow(clippy::unnecessary_wraps)] // the shape of `Typed::encode`
+pub(super) fn outcome(outcome: &Outcome) -> Result<Reply, Fault> {
+    Ok(outcome.0.clone())
+}
+
 pub(super) fn encode_reply<Rep, C: Codec<Rep>>(reply: &Rep) -> Result<Reply, Fault> {
     match C::encode(reply) {
-        Ok(body) => Ok(Reply { content_type: C::CONTENT_TYPE, body }),
+        Ok(body) => Ok(Reply { content_type: C::CONTENT_TYPE, body, elsewhere: false }),
         Err(error) => {
             Err(Fault::new(code::UNENCODABLE, "the reply has no encoded form").because(error))
         }

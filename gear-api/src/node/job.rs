@@ -145,8 +145,9 @@ impl Job {
     pub(super) fn finish(mut self, result: Result<Option<Reply>, Fault>) -> Option<Rest> {
         let fault = match result {
             Ok(reply) => {
-                if self.cx.wants_answer() {
-                    let answer = self.answer(reply.unwrap_or_default());
+                let reply = reply.unwrap_or_default();
+                if self.cx.wants_answer() && !reply.is_elsewhere() {
+                    let answer = self.answer(reply);
                     return self.answered(answer);
                 }
                 tell_outcome("ok", None);
@@ -310,7 +311,7 @@ impl Job {
 
     fn answer_error(&mut self, error: &RemoteError) -> Option<Publish> {
         let mut send = |error: &RemoteError| {
-            let reply = Reply { content_type: RemoteError::CONTENT_TYPE, body: error.to_body() };
+            let reply = Reply::new(RemoteError::CONTENT_TYPE, error.to_body());
             self.reply(reply, Some(error.code.as_str().into()))
         };
         let answer = send(error)?;
@@ -327,13 +328,10 @@ impl Job {
         let request = self.cx.message();
         let to = request.reply_to()?;
         let core = self.cx.core();
-        let now = core.clock.now();
-        let mut head = core.head(Kind::Reply, request.operation().clone(), now, None);
-        head.id = Some(core.next_id(now));
-        head.correlation = request.correlation().or(request.id()).cloned();
-        head.deadline = request.deadline();
+        let correlation = request.correlation().or(request.id()).cloned();
+        let operation = request.operation().clone();
+        let mut head = core.reply_head(operation, correlation, request.deadline(), error);
         head.content_type = reply.content_type;
-        head.error = error;
         let mut none = Settlement::none();
         let settlement = self.settlement.as_mut().unwrap_or(&mut none);
         Some(core.transport.answer(to, head.message(reply.body), settlement))

@@ -1,6 +1,7 @@
 //! The serving side: [`Node`], its handlers and what they get and give.
 
 mod builder;
+mod caller;
 mod context;
 mod dispatch;
 mod failed;
@@ -17,6 +18,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use self::dispatch::StopAt;
 pub use self::{
     builder::NodeBuilder,
+    caller::{Caller, Outcome},
     context::Context,
     fault::{BoxError, Fault, code},
     handler::{HandlerService, Reply, Request},

@@ -113,6 +113,7 @@ const SUITES: &[suite::Suite] = &[
     node::retries::SUITE,
     node::events::SUITE,
     node::nested::SUITE,
+    node::handing_on::SUITE,
     node::serving::SUITE,
     node::shutdown::SUITE,
     node::layers::SUITE,

@@ -9,6 +9,7 @@ pub(crate) mod casts;
 pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod gathers;
+pub(crate) mod handing_on;
 pub(crate) mod layers;
 pub(crate) mod load;
 pub(crate) mod nested;

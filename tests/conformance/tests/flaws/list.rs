@@ -166,7 +166,11 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
            "node-calls::a_body_larger_than_the_broker_takes_is_not_sent";
     "the correlation is lost": Sent(|m| change(&m, |b| b.correlation(None)))
         => "properties::ids_arrive", "node-calls::a_reply",
-           "node-load::thousands_of_calls_in_flight";
+           "node-load::thousands_of_calls_in_flight",
+           "node-handing-on::another_program_may_answer_later";
+    "how often it was handed on is lost": Sent(|m| change(&m, |b| b.hops(0)))
+        => "node-handing-on::a_circle_ends_in_an_error",
+           "node-handing-on::what_is_handed_on_is_the_same_request";
     "every delivery has a new id": Got(|m| change(&m, |b| b.id(new_id())))
         => "properties::ids_arrive", "redelivery::it_is_the_same_message",
            "delays::a_delayed_message_is_the_same";
