@@ -15,6 +15,7 @@
 //! | [`Client`] | what talks: [`call`](Client::call) wants an answer, [`cast`](Client::cast) does not, [`gather`](Client::gather) wants one from each, [`publish`](Client::publish) tells whom it concerns |
 //! | [`Context`] | what a handler knows of its request; its client hands the deadline on |
 //! | [`Caller`] | whoever asked, to a handler that hands the request on to another service, or answers later |
+//! | [`Deduplicate`] | a layer behind which a message that comes twice is handled once, as an [`Inbox`] remembers |
 //! | [`Request`] | what tower layers around handlers see; they can tell the handler what they know |
 //! | [`Fault`] | what a handler returns when it fails; [`RemoteError`] is what the caller sees of it |
 //! | [`CallError`] | how a call ended without a reply, and whether to [`retry`](CallError::retry) |
@@ -121,8 +122,8 @@ pub use {
     codec::{Codec, CodecError, Json, Raw},
     message::{HeaderError, HeaderValue, Headers, Id, Kind, Message, MessageBuilder},
     node::{
-        BoxError, Caller, Context, Fault, HandlerService, Node, NodeBuilder, Outcome, Reply,
-        Request, ShutdownReport, code,
+        BoxError, Caller, Context, Deduplicate, Deduplicated, Fault, HandlerService, Inbox,
+        InboxKey, Known, Node, NodeBuilder, Outcome, Reply, Request, ShutdownReport, Window, code,
     },
     operation::Operation,
     text::Text,

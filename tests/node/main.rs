@@ -5,6 +5,7 @@
 mod accounts;
 mod answers;
 mod bounds;
+mod duplicates;
 mod handing_on;
 mod injected;
 mod layers;

@@ -34,6 +34,7 @@ struct Inner {
     core: Arc<Core>,
     message: Message,
     key: Text,
+    queue: Text,
     redelivered: bool,
     deadline: Option<Instant>,
 }
@@ -46,9 +47,15 @@ struct Extension {
 }
 
 impl Context {
-    pub(super) fn new(core: Arc<Core>, message: Message, key: Text, redelivered: bool) -> Self {
+    pub(super) fn new(
+        core: Arc<Core>,
+        message: Message,
+        key: Text,
+        queue: Text,
+        redelivered: bool,
+    ) -> Self {
         let deadline = message.deadline().map(|deadline| core.clock.instant(deadline));
-        let request = Arc::new(Inner { core, message, key, redelivered, deadline });
+        let request = Arc::new(Inner { core, message, key, queue, redelivered, deadline });
         Self { request, extensions: None }
     }
 
@@ -99,6 +106,12 @@ impl Context {
     #[must_use]
     pub fn key(&self) -> &Text {
         &self.request.key
+    }
+
+    /// The queue that it came by: the service's, the instance's, or an event group's.
+    #[must_use]
+    pub fn queue(&self) -> &Text {
+        &self.request.queue
     }
 
     /// Whether it was delivered before, here or to another instance, and came back: what it asks for may

@@ -282,8 +282,9 @@ impl DeliverySink for Dispatch {
         let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
         let (message, settlement) = delivery.into_parts();
         let key = failed::sent_under(&message, &self.queue, key);
-        let cx = Context::new(Arc::clone(&self.core), message, key, redelivered);
-        let mut job = Job::new(cx, self.queue.clone(), settlement);
+        let (core, queue) = (Arc::clone(&self.core), self.queue.clone());
+        let cx = Context::new(core, message, key, queue, redelivered);
+        let mut job = Job::new(cx, settlement);
         let (key, message) = (job.context().key(), job.context().message());
         let (kind, operation) = (message.kind(), message.operation());
         if !self.role.concerns(key) && kind != Kind::Reply {

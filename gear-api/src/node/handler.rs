@@ -125,7 +125,8 @@ impl Reply {
     }
 
     /// No answer from here: another service or a later moment has it.
-    pub(super) fn elsewhere() -> Self {
+    #[must_use]
+    pub fn elsewhere() -> Self {
         Self { elsewhere: true, ..Self::default() }
     }
 

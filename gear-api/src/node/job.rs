@@ -25,8 +25,6 @@ pub(super) type Rest = Work;
 
 pub(super) struct Job {
     cx: Context,
-    /// The queue that it came by.
-    queue: Text,
     settlement: Option<Settlement>,
     /// Whether somebody has begun to handle it.
     begun: bool,
@@ -76,8 +74,8 @@ fn is_final(error: &PublishError) -> bool {
 }
 
 impl Job {
-    pub(super) fn new(cx: Context, queue: Text, settlement: Settlement) -> Self {
-        Self { cx, queue, settlement: Some(settlement), begun: false, retries: 0 }
+    pub(super) fn new(cx: Context, settlement: Settlement) -> Self {
+        Self { cx, settlement: Some(settlement), begun: false, retries: 0 }
     }
 
     /// Says how often a cast of it may be tried again.
@@ -133,7 +131,7 @@ impl Job {
             from = %message.sender(),
             "otel.kind" = if self.cx.wants_answer() { "server" } else { "consumer" },
             "messaging.destination.name" = %self.cx.key(),
-            "messaging.destination.subscription.name" = %self.queue,
+            "messaging.destination.subscription.name" = %self.cx.queue(),
             "messaging.message.id" = message.id().map(tracing::field::display),
             attempt = (message.attempt() > 0).then(|| message.attempt()),
             outcome = tracing::field::Empty,
@@ -236,7 +234,7 @@ impl Job {
     /// Has it tried again after a delay, or puts it where the operator finds it. Only what the broker has
     /// confirmed to be there may leave its queue; until then a job that is dropped gives it back.
     fn not_handled(self, reason: String, delay: Option<Duration>) -> Rest {
-        let (core, queue, key) = (self.core(), &self.queue, self.cx.key());
+        let (core, queue, key) = (self.core(), self.cx.queue(), self.cx.key());
         let held_back =
             delay.map(|delay| failed::hold_back(core, self.message(), queue, key, delay));
         Box::pin(async move {
@@ -261,7 +259,7 @@ impl Job {
     }
 
     async fn set_aside(self, reason: &str) {
-        let (core, queue, key) = (self.core(), &self.queue, self.cx.key());
+        let (core, queue, key) = (self.core(), self.cx.queue(), self.cx.key());
         match failed::set_aside(core, self.message(), queue, key, reason).await {
             Ok(()) => {
                 count(&self.core().counters.set_aside);

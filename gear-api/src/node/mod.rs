@@ -4,6 +4,7 @@ mod builder;
 mod caller;
 mod context;
 mod dispatch;
+mod duplicates;
 mod failed;
 mod fault;
 mod handler;
@@ -20,6 +21,7 @@ pub use self::{
     builder::NodeBuilder,
     caller::{Caller, Outcome},
     context::Context,
+    duplicates::{Deduplicate, Deduplicated, Inbox, InboxKey, Known, Window},
     fault::{BoxError, Fault, code},
     handler::{HandlerService, Reply, Request},
 };

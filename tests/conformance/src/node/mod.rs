@@ -6,6 +6,7 @@ pub(crate) mod addressing;
 pub(crate) mod answers;
 pub(crate) mod calls;
 pub(crate) mod casts;
+pub(crate) mod duplicates;
 pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod gathers;

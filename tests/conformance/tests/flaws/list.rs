@@ -169,11 +169,11 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
            "node-load::thousands_of_calls_in_flight",
            "node-handing-on::another_program_may_answer_later";
     "how often it was handed on is lost": Sent(|m| change(&m, |b| b.hops(0)))
-        => "node-handing-on::a_circle_ends_in_an_error",
-           "node-handing-on::what_is_handed_on_is_the_same_request";
+        => "node-handing-on::what_is_handed_on_is_the_same_request";
     "every delivery has a new id": Got(|m| change(&m, |b| b.id(new_id())))
         => "properties::ids_arrive", "redelivery::it_is_the_same_message",
-           "delays::a_delayed_message_is_the_same";
+           "delays::a_delayed_message_is_the_same",
+           "node-duplicates::a_message_that_comes_twice_is_handled_once";
     "an error becomes a reply": Sent(|m| change(&m, |b| b.error(None)))
         => "replies::a_reply_keeps_its_correlation_and_its_error",
            "node-layers::an_elapsed_timeout_is_a_timeout";

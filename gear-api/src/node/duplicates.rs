@@ -1,0 +1,189 @@
+//! Messages that come twice are handled once: a layer, and where it looks up what was handled.
+
+mod inbox;
+mod window;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context as TaskContext, Poll},
+};
+
+use foldhash::{HashMap, HashMapExt};
+use tokio::sync::watch;
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use self::{
+    inbox::{Inbox, InboxKey, Known},
+    window::Window,
+};
+use super::{BoxError, Fault, HandlerService, Reply, Request, code};
+
+/// A layer that has a message handled once that comes twice: the second time the answer of the
+/// first is given, and the handler is not called. What failed is not remembered: it is to be tried
+/// again. One that comes while the first is being handled waits for it.
+///
+/// Every delivery is [at least once](crate::Context::is_redelivered), and no broker does better: what can
+/// be promised is that its effects happen once, for as long as the [`Inbox`] remembers. A process that
+/// is killed between an effect and its record has the effect twice, unless both are one transaction.
+///
+/// It is for the handlers that follow, as [`NodeBuilder::layer`](crate::NodeBuilder::layer) says, and goes around
+/// other layers: given first. A message without an id, as foreign programs may send it, is always new.
+///
+/// ```
+/// use gear_api::{Context, Deduplicate, Node, Operation, Service, Window};
+/// use gear_memory::{BrokerFault, MemoryBroker};
+/// use std::sync::{Arc, atomic::{AtomicI64, Ordering}};
+///
+/// const BANK: Service = Service::new("BANK");
+/// const PAY: Operation<i64, i64> = Operation::new("pay");
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (broker, balance) = (MemoryBroker::new(), Arc::new(AtomicI64::new(0)));
+/// let bank = Node::builder(broker.connect(), BANK.at("host1")?)
+///     .layer(Deduplicate::new(Window::default()))
+///     .state(Arc::clone(&balance))
+///     .on(PAY, async |balance: Arc<AtomicI64>, _: Context, amount: i64| {
+///         Ok(balance.fetch_add(amount, Ordering::SeqCst) + amount)
+///     })
+///     .start()
+///     .await?;
+/// broker.inject(BrokerFault::Duplicate); // as a sender that has lost its link before the confirm
+/// assert_eq!(bank.client().call(BANK, PAY, &100).await?, 100);
+/// broker.idle().await;
+/// assert_eq!(balance.load(Ordering::SeqCst), 100);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Deduplicate<I>(Arc<Shared<I>>);
+
+struct Shared<I> {
+    inbox: I,
+    /// What is being handled. Whoever waits for it is woken when the other end is dropped.
+    running: Mutex<HashMap<InboxKey, watch::Receiver<()>>>,
+}
+
+impl<I: Inbox> Deduplicate<I> {
+    /// A layer that looks up in `inbox`, over all handlers that it is put around, what was handled.
+    #[must_use]
+    pub fn new(inbox: I) -> Self {
+        Self(Arc::new(Shared { inbox, running: Mutex::new(HashMap::new()) }))
+    }
+}
+
+impl<I> Clone for Deduplicate<I> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<I> fmt::Debug for Deduplicate<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deduplicate").finish_non_exhaustive()
+    }
+}
+
+impl<I: Inbox> Layer<HandlerService> for Deduplicate<I> {
+    type Service = Deduplicated<I>;
+
+    fn layer(&self, handler: HandlerService) -> Deduplicated<I> {
+        Deduplicated { shared: Arc::clone(&self.0), handler }
+    }
+}
+
+/// Handlers behind [`Deduplicate`].
+pub struct Deduplicated<I> {
+    shared: Arc<Shared<I>>,
+    handler: HandlerService,
+}
+
+impl<I> Clone for Deduplicated<I> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), handler: self.handler.clone() }
+    }
+}
+
+impl<I> fmt::Debug for Deduplicated<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deduplicated").finish_non_exhaustive()
+    }
+}
+
+impl<I: Inbox> Service<Request> for Deduplicated<I> {
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+        self.handler.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let cx = request.context();
+        let Some(id) = cx.message().id().cloned() else { return self.handler.call(request) };
+        let key = InboxKey { queue: cx.queue().clone(), id, hops: cx.message().hops() };
+        let (shared, mut handler) = (Arc::clone(&self.shared), self.handler.clone());
+        Box::pin(async move {
+            let _running = Running::alone(&shared.running, &key).await;
+            let known = shared.inbox.begin(&key).await;
+            let transaction = match known.map_err(|error| unavailable(error, "read"))? {
+                Known::New(transaction) => transaction,
+                Known::Handled(reply) => {
+                    tracing::debug!(%key, "it was handled before");
+                    return Ok(reply);
+                }
+            };
+            let reply = handler.call(request.with_extension(transaction.clone())).await?;
+            let committed = shared.inbox.commit(&key, transaction, &reply).await;
+            committed.map_err(|error| unavailable(error, "written"))?;
+            Ok(reply)
+        })
+    }
+}
+
+/// Others may be able to, or this one later.
+fn unavailable(error: BoxError, what: &str) -> BoxError {
+    let text = format!("what was handled before could not be {what}");
+    Fault::new(code::UNAVAILABLE, text).because(error).into()
+}
+
+/// A message that is being handled, by nobody else in this process.
+struct Running<'r> {
+    all: &'r Mutex<HashMap<InboxKey, watch::Receiver<()>>>,
+    key: &'r InboxKey,
+    _over: watch::Sender<()>,
+}
+
+impl<'r> Running<'r> {
+    /// Waits until nobody else handles it.
+    async fn alone(
+        all: &'r Mutex<HashMap<InboxKey, watch::Receiver<()>>>,
+        key: &'r InboxKey,
+    ) -> Self {
+        loop {
+            let mut other = {
+                let mut running = all.lock().unwrap_or_else(PoisonError::into_inner);
+                match running.get(key) {
+                    Some(other) => other.clone(),
+                    None => {
+                        let (over, wait) = watch::channel(());
+                        running.insert(key.clone(), wait);
+                        return Self { all, key, _over: over };
+                    }
+                }
+            };
+            // Nothing is ever sent: it ends when the other does.
+            let _ = other.changed().await;
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
+    }
+}

@@ -1,0 +1,231 @@
+//! Messages that come twice: at the same time, after a loss, beyond what is remembered, and where the memory
+//! itself fails.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use gear::{
+    BoxError, Caller, Context, Deduplicate, Fault, Id, Inbox, InboxKey, Kind, Known, Message, Node,
+    Operation, Outcome, Reply, Route, Transport, Window,
+    memory::{BrokerFault, MemoryBroker},
+};
+
+use crate::{CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, broker, client, node, note};
+
+/// Sends a cast with this id.
+async fn cast(broker: &MemoryBroker, id: &str, text: &str) -> Test {
+    let message = Message::builder(Kind::Cast, NOTE.name()).id(Id::from(id));
+    let message = message.body(format!("{text:?}")).build();
+    broker.connect().send(Route::Address(&CTRL.into()), message).await?;
+    Ok(())
+}
+
+/// A connection that is lost while its handlers run brings their messages again, to the same node.
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_again_while_it_is_handled_waits_for_the_first() -> Test {
+    async fn slow(log: Arc<Log>, _: Context, text: String) -> Result<String, Fault> {
+        log.add(format!("begins {text}"));
+        tokio::time::sleep(SECOND * 10).await;
+        log.add(format!("ends {text}"));
+        Ok(text)
+    }
+    let (broker, log) = (broker(), Log::default());
+    let link = broker.connect();
+    let ctrl = Node::builder(link.clone(), CTRL.at("host1")?);
+    let ctrl = ctrl.layer(Deduplicate::new(Window::default())).state(log.clone()).on(ECHO, slow);
+    let ctrl = ctrl.start().await?;
+    let client = client(&broker).await;
+    let call = client.call(CTRL, ECHO, &"x".into()).send();
+    tokio::time::sleep(SECOND).await;
+    link.cut();
+    assert_eq!(call.await?, "x");
+    broker.idle().await;
+    assert_eq!(ctrl.stats().operations[0].1, 2, "it came again");
+    assert_eq!(log.take(), ["begins x", "ends x"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_for_a_first_that_fails_is_handled() -> Test {
+    async fn fail_first(tries: Arc<AtomicUsize>, _: Context, _: String) -> Result<(), Fault> {
+        let before = tries.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(SECOND).await;
+        if before == 0 { Err(Fault::new("no", "not yet")) } else { Ok(()) }
+    }
+    let (broker, tries) = (broker(), Arc::new(AtomicUsize::new(0)));
+    let node = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
+    let node = node.retries(0).state(Arc::clone(&tries)).on(NOTE, fail_first).start().await?;
+    for _ in 0..3 {
+        cast(&broker, "one", "x").await?;
+    }
+    broker.idle().await;
+    assert_eq!((tries.load(Ordering::SeqCst), node.stats().set_aside), (2, 1));
+    Ok(())
+}
+
+/// A handler that is cut off, or panics, leaves nobody waiting.
+#[tokio::test(start_paused = true)]
+async fn one_whose_first_was_cut_off_is_handled() -> Test {
+    async fn hang_first(tries: Arc<AtomicUsize>, _: Context, text: String) -> Result<(), Fault> {
+        match (tries.fetch_add(1, Ordering::SeqCst), &*text) {
+            (0, "panic") => panic!("as it was told"),
+            (0, _) => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+    let broker = broker();
+    for how in ["panic", "hang"] {
+        let (window, tries) = (Arc::new(Window::default()), Arc::new(AtomicUsize::new(0)));
+        let layer = Deduplicate::new(window);
+        let first = node(&broker, &CTRL, "host1").layer(layer.clone()).retries(0);
+        let first = first.state(Arc::clone(&tries)).on(NOTE, hang_first).start().await?;
+        let second = node(&broker, &CTRL, "host2").layer(layer);
+        let second = second.state(Arc::clone(&tries)).on(NOTE, hang_first).start().await?;
+        cast(&broker, "one", how).await?;
+        cast(&broker, "one", how).await?;
+        tokio::time::sleep(SECOND).await;
+        first.shutdown(Duration::ZERO).await;
+        tokio::time::sleep(SECOND).await;
+        second.shutdown(SECOND).await;
+        assert!(tries.load(Ordering::SeqCst) >= 2, "{how}");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_forgets_what_is_too_much_and_too_old() -> Test {
+    async fn long(log: Arc<Log>, _: Context, text: String) -> Result<String, Fault> {
+        log.add(text.clone());
+        Ok(text.repeat(100))
+    }
+    let broker = broker();
+    let ask = async |window: Window, sent: &[&str]| -> Test<Vec<String>> {
+        let log = Log::default();
+        let node = node(&broker, &CTRL, "host1").layer(Deduplicate::new(window));
+        let node = node.state(log.clone()).on(ECHO, long).start().await?;
+        let to_reply = gear::ReplyTo::queue("WEB.gone:reply.1");
+        for id in sent {
+            let message = Message::builder(Kind::Call, ECHO.name()).id(Id::from(*id));
+            let message = message.reply_to(to_reply.clone()).body(format!("{id:?}")).build();
+            broker.connect().send(Route::Address(&CTRL.into()), message).await?;
+            broker.idle().await;
+            tokio::time::sleep(SECOND).await;
+        }
+        assert!(node.shutdown(SECOND).await.is_clean());
+        Ok(log.take())
+    };
+    let sent = ["a", "b", "c", "c", "b", "a"];
+    assert_eq!(ask(Window::default(), &sent).await?, ["a", "b", "c"]);
+    // Two messages; three seconds; two answers, of 102 bytes each.
+    for window in [
+        Window::new(2),
+        Window::default().age(SECOND * 3 + SECOND / 2),
+        Window::default().bytes(250),
+    ] {
+        let shown = format!("{window:?}");
+        assert_eq!(ask(window, &sent).await?, ["a", "b", "c", "a"], "{shown}");
+    }
+    // An answer that is larger than all of it is not remembered, and no other is forgotten for it.
+    assert_eq!(ask(Window::default().bytes(101), &["a", "a"]).await?, ["a", "a"]);
+    Ok(())
+}
+
+/// The same request comes to a service twice on its way, and each time it is another one.
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_on_in_a_circle_is_no_duplicate() -> Test {
+    const ASK: Operation<u32, String> = Operation::new("ask");
+    async fn around(
+        log: Arc<Log>,
+        cx: Context,
+        left: u32,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        log.add(format!("{} {left}", cx.queue()));
+        match left {
+            0 => caller.reply(&"round".into()),
+            left if left % 2 == 0 => Ok(caller.forward(REPO, ASK, &(left - 1)).await?),
+            left => Ok(caller.forward(CTRL, ASK, &(left - 1)).await?),
+        }
+    }
+    let (broker, log) = (broker(), Log::default());
+    let layer = Deduplicate::new(Window::default());
+    let mut nodes = Vec::new();
+    for service in [&CTRL, &REPO] {
+        let node = node(&broker, service, "host1").layer(layer.clone()).state(log.clone());
+        nodes.push(node.on_with_caller(ASK, around).start().await?);
+    }
+    let client = client(&broker).await;
+    broker.inject(BrokerFault::Duplicate);
+    assert_eq!(client.call(CTRL, ASK, &4).await?, "round");
+    broker.idle().await;
+    assert_eq!(log.take(), ["CTRL 4", "REPO 3", "CTRL 2", "REPO 1", "CTRL 0"]);
+    Ok(())
+}
+
+/// A store that fails when it is told to.
+#[derive(Default)]
+struct Store {
+    handled: Mutex<HashMap<String, Reply>>,
+    no_begin: AtomicBool,
+    no_commit: AtomicBool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the disk is full")]
+struct Full;
+
+impl Inbox for Store {
+    type Transaction = Arc<Mutex<Vec<String>>>;
+
+    async fn begin(&self, key: &InboxKey) -> Result<Known<Self::Transaction>, BoxError> {
+        if self.no_begin.load(Ordering::SeqCst) {
+            return Err(Full.into());
+        }
+        let handled = self.handled.lock().expect("no test panics in here");
+        let reply = handled.get(&key.to_string()).cloned();
+        Ok(reply.map_or_else(|| Known::New(Arc::default()), Known::Handled))
+    }
+
+    async fn commit(
+        &self,
+        key: &InboxKey,
+        _: Self::Transaction,
+        reply: &Reply,
+    ) -> Result<(), BoxError> {
+        if self.no_commit.load(Ordering::SeqCst) {
+            return Err(Full.into());
+        }
+        let mut handled = self.handled.lock().expect("no test panics in here");
+        handled.insert(key.to_string(), reply.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_keeps_messages_from_being_handled() -> Test {
+    let (broker, log, store) = (broker(), Log::default(), Arc::new(Store::default()));
+    let node = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Arc::clone(&store)));
+    let node = node.state(log.clone()).on(NOTE, note).start().await?;
+    let client = client(&broker).await;
+    store.no_begin.store(true, Ordering::SeqCst);
+    let error = client.call(CTRL, NOTE, &"x".into()).await.unwrap_err();
+    assert_eq!((error.code(), log.take().len()), (Some(gear::code::UNAVAILABLE), 0));
+    assert_eq!(error.retry(), gear::Retry::IfIdempotent);
+
+    // What can not be written down has failed, though the handler has not.
+    store.no_begin.store(false, Ordering::SeqCst);
+    store.no_commit.store(true, Ordering::SeqCst);
+    client.cast(CTRL, NOTE, &"y".into()).await?;
+    tokio::time::sleep(SECOND / 2).await;
+    store.no_commit.store(false, Ordering::SeqCst);
+    broker.idle().await;
+    assert_eq!(log.take(), ["CTRL.host1 CTRL y"; 2]);
+    assert_eq!((node.stats().retried, store.handled.lock().map(|h| h.len()).ok()), (1, Some(1)));
+    Ok(())
+}
