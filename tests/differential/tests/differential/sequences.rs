@@ -14,6 +14,6 @@ async fn gear_memory_does_what_the_model_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_does_what_the_model_says() {
-    let campaign = Campaign::of(100, 5_000, Taste::USUAL);
+    let campaign = Campaign::of(60, 5_000, Taste::USUAL);
     on_rabbitmq("sequences of 50 operations", campaign, Broker::shared().await).await;
 }
