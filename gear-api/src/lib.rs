@@ -122,8 +122,9 @@ pub use {
     codec::{Codec, CodecError, Json, Raw},
     message::{HeaderError, HeaderValue, Headers, Id, Kind, Message, MessageBuilder},
     node::{
-        BoxError, Caller, Context, Deduplicate, Deduplicated, Fault, HandlerService, Inbox,
-        InboxKey, Known, Node, NodeBuilder, Outcome, Reply, Request, ShutdownReport, Window, code,
+        BoxError, Caller, Context, Deduplicate, Deduplicated, Fault, Forwarding, HandlerService,
+        Inbox, InboxKey, Known, Node, NodeBuilder, Outcome, Reply, Request, ShutdownReport, Window,
+        code,
     },
     operation::Operation,
     text::Text,

@@ -39,6 +39,10 @@ pub mod header {
     pub const HOPS: &str = "gear-hops";
     /// In a reply: the code of the failure.
     pub const ERROR: &str = "gear-error";
+    /// On what was handed on, and asks something else since: what whoever asked has asked.
+    pub const ASKED: &str = "gear-asked";
+    /// On what was handed on, and on its answer: the instance of a group that was asked.
+    pub const ASKED_OF: &str = "gear-asked-of";
     /// On what was held back or set aside: the key that it was sent under, if that is not the name of the
     /// queue that it came from.
     pub const KEY: &str = "gear-key";

@@ -52,7 +52,11 @@ impl<'n> Decoder<'n> {
         origin: Origin,
         now: impl FnOnce() -> Timestamp,
     ) -> Message {
-        let id = |value: &Option<ShortString>| value.as_ref().map(|v| Id::from(v.as_str()));
+        // What is empty says nothing.
+        let id = |value: &Option<ShortString>| {
+            value.as_ref().map(ShortString::as_str).filter(|text| !text.is_empty()).map(Id::from)
+        };
+        let correlation = id(properties.correlation_id());
         let reply_to = properties.reply_to().as_ref().filter(|to| !to.as_str().is_empty());
 
         let mut headers = Headers::new();
@@ -73,7 +77,7 @@ impl<'n> Decoder<'n> {
             Origin::Replies => Kind::Reply,
             Origin::Events => Kind::Event,
             Origin::Requests | Origin::Either if reply_to.is_some() => Kind::Call,
-            Origin::Either if properties.correlation_id().is_some() => Kind::Reply,
+            Origin::Either if correlation.is_some() => Kind::Reply,
             Origin::Requests | Origin::Either => Kind::Cast,
         });
         // The clocks of two hosts differ: nobody may have more time than the broker gives.
@@ -87,7 +91,7 @@ impl<'n> Decoder<'n> {
             .body(Bytes::from(body))
             .content_type(text(&mut self.content_type, properties.content_type()))
             .id(id(properties.message_id()))
-            .correlation(id(properties.correlation_id()))
+            .correlation(correlation)
             .reply_to(reply_to.map(|to| self.names.read_reply_to(to.as_str())))
             .sender(text(&mut self.sender, properties.app_id()))
             .sent_at(
@@ -174,6 +178,10 @@ mod tests {
             decode(properties, Vec::new(), origin, &names, || NOW).kind()
         };
         assert_eq!(kind(&properties, Origin::Either), Kind::Call);
+        let empty = BasicProperties::default().with_correlation_id("".into());
+        let empty = empty.with_message_id("".into()).with_reply_to("".into());
+        let message = decode(&empty, Vec::new(), Origin::Either, &names, || NOW);
+        assert_eq!((message.kind(), message.id(), message.correlation()), (Kind::Cast, None, None));
         let properties = BasicProperties::default().with_correlation_id("call-1".into());
         assert_eq!(kind(&properties, Origin::Either), Kind::Reply);
         assert_eq!(kind(&properties, Origin::Requests), Kind::Cast);

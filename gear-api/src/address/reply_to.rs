@@ -69,6 +69,11 @@ impl ReplyTo {
         self.gear
     }
 
+    /// Whether it is the reply queue of one instance, where each call has one outcome.
+    pub(crate) fn is_instance(&self) -> bool {
+        self.gear && self.queue.contains(':')
+    }
+
     /// The name of the queue.
     #[must_use]
     pub fn as_str(&self) -> &str {

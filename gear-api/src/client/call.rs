@@ -34,7 +34,10 @@ pub struct Call<Rep, C> {
 pub(super) struct Request {
     client: Client,
     to: Address,
+    /// By which its answers know it.
     id: Id,
+    /// That of the message, if it is another one.
+    message_id: Option<Id>,
     operation: &'static str,
     started: Instant,
     /// The same by the clock of messages.
@@ -61,6 +64,7 @@ impl Request {
             client: client.clone(),
             to,
             id: core.next_id(sent_at),
+            message_id: None,
             operation: operation.name(),
             started,
             sent_at,
@@ -78,6 +82,10 @@ impl Request {
         set_header(&mut self.headers, &mut self.body, name, value);
     }
 
+    fn message_id(&self) -> &Id {
+        self.message_id.as_ref().unwrap_or(&self.id)
+    }
+
     pub(super) fn to(&self) -> &Address {
         &self.to
     }
@@ -87,7 +95,7 @@ impl Request {
         let core = self.client.core();
         let operation = Text::from_static(self.operation);
         let mut head = core.head(Kind::Call, operation, self.sent_at, self.client.parent_message());
-        head.id = Some(self.id.clone());
+        head.id = Some(self.message_id().clone());
         head.correlation = Some(self.id.clone());
         head.content_type = content_type;
         head.reply_to = Some(reply_to);
@@ -99,7 +107,7 @@ impl Request {
     }
 
     pub(super) fn trace(&self, sent: Sent) -> Trace {
-        Trace::new(sent, self.operation, &self.to, Some(&self.id))
+        Trace::new(sent, self.operation, &self.to, Some(self.message_id()))
     }
 
     /// Registers the waiter and hands the message over.
@@ -168,6 +176,13 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
     /// [`NotSent::Header`].
     pub fn header(mut self, name: impl Into<Text>, value: impl Into<HeaderValue>) -> Self {
         self.request.header(name.into(), value.into());
+        self
+    }
+
+    /// Gives the request this id, in place of a new one: for one that is asked again, so that it is known
+    /// for [the same request](crate::Deduplicate), and has the same answer. An id has at most 255 bytes.
+    pub fn id(mut self, id: impl Into<Id>) -> Self {
+        self.request.message_id = Some(id.into());
         self
     }
 

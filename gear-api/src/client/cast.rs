@@ -19,8 +19,8 @@ use super::{
     trace::{Sent, Trace},
 };
 use crate::{
-    Address, Codec, HeaderValue, Headers, Kind, Message, Operation, Publish, Route, Text, Topic,
-    clock::after, message::Head,
+    Address, Codec, HeaderValue, Headers, Id, Kind, Message, Operation, Publish, PublishError,
+    Route, Text, Topic, clock::after, message::Head,
 };
 
 /// A message that is not sent yet: awaiting it, or [`send`](Self::send), sends it. See
@@ -109,6 +109,13 @@ impl Cast {
     /// Sets a header. One that is not allowed makes it end with [`NotSent::Header`].
     pub fn header(mut self, name: impl Into<Text>, value: impl Into<HeaderValue>) -> Self {
         call::set_header(&mut self.headers, &mut self.body, name.into(), value.into());
+        self
+    }
+
+    /// Gives it this id, in place of a new one: for what is sent again, as from an outbox, so that it is
+    /// known for [the same message](crate::Deduplicate). An id has at most 255 bytes.
+    pub fn id(mut self, id: impl Into<Id>) -> Self {
+        self.head.id = Some(id.into());
         self
     }
 
@@ -213,14 +220,29 @@ impl Sending {
     pub(super) fn of_answer(
         operation: &str,
         to: &dyn fmt::Display,
-        publish: Result<Publish, NotSent>,
+        publish: Result<Publish, CastError>,
         give_up: Instant,
     ) -> Self {
         let state = match publish {
             Ok(publish) => State::Open { publish, group: false, give_up, timer: None },
-            Err(why) => State::Failed(CastError::NotSent(why)),
+            Err(error) => State::Failed(error),
         };
         Self { state, trace: Trace::new(Sent::Answer, operation, to, None) }
+    }
+
+    /// There is nothing to be sent.
+    pub(super) fn nothing() -> Self {
+        let publish = Publish::ready(Ok(()));
+        let state = State::Open { publish, group: false, give_up: Instant::now(), timer: None };
+        Self { state, trace: Trace::none() }
+    }
+
+    /// Why it failed, if that is known already.
+    pub(super) fn failed(&self) -> Option<&PublishError> {
+        match &self.state {
+            State::Open { publish, .. } => publish.failed(),
+            _ => None,
+        }
     }
 
     /// Lets the message go its way without anybody waiting for the broker's answer: nobody learns whether

@@ -162,23 +162,6 @@ impl Core {
         head
     }
 
-    /// The properties of an answer from here.
-    pub(crate) fn reply_head(
-        &self,
-        operation: Text,
-        correlation: Option<Id>,
-        deadline: Option<Timestamp>,
-        error: Option<Text>,
-    ) -> Head {
-        let now = self.clock.now();
-        let mut head = self.head(Kind::Reply, operation, now, None);
-        head.id = Some(self.next_id(now));
-        head.correlation = correlation;
-        head.deadline = deadline;
-        head.error = error;
-        head
-    }
-
     pub(crate) fn check_body(&self, bytes: usize) -> Result<(), NotSent> {
         let limit = self.settings.max_body_bytes;
         if bytes > limit { Err(NotSent::TooLarge { bytes, limit }) } else { Ok(()) }

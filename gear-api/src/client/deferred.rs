@@ -6,18 +6,22 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
-use super::{Client, NotSent, RemoteError, Sending, call};
+use super::{Client, NotSent, RemoteError, Sending, asked::Asked, call};
 use crate::{
-    Codec, Fault, Id, Json, Message, Publish, ReplyTo, Route, Text, Timestamp, clock::after,
+    CastError, Codec, Fault, Id, Json, PublishError, ReplyTo, Route, Text, Timestamp, clock::after,
 };
 
 /// The right to answer a request, to be kept while it takes: in memory, in a file, in another message. Any
 /// client of the same system answers with it, wherever it runs.
 ///
 /// The request is forgotten once its handler has returned, so what is to outlive the process is saved
-/// before. Nobody notices when it is lost: whoever asked then waits until the deadline. Answered
-/// twice, the first answer counts. It is as good as the deadline, which does not move; and it is
-/// what it looks like, so whoever can read it can answer.
+/// before. Nobody notices when it is lost: whoever asked then waits until the deadline, which
+/// does not move. Of several answers to a call the first counts; reply handlers get all of them, with one id
+/// ([`Deduplicate`](crate::Deduplicate) tells them apart from others). It is what it looks like: whoever can read it
+/// can answer.
+///
+/// It is for calls. A cast that is put off is done with: nobody learns whether it fails later, and it is
+/// neither tried again nor set aside.
 ///
 /// From [`Caller::defer`](crate::Caller::defer), which has an example.
 #[must_use = "whoever asked waits for the answer"]
@@ -26,31 +30,21 @@ pub struct Deferred<Rep, C = Json> {
     types: PhantomData<fn(C) -> Rep>,
 }
 
-/// What an answer needs to know of its request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Asked {
+/// Its form in a store. Formats may know fields by their place: none is left out, and new ones come last.
+#[derive(Serialize, Deserialize)]
+struct Saved {
     operation: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     reply_to: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     correlation: Option<String>,
     /// Milliseconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline: Option<u64>,
+    answer_id: Option<String>,
+    instance: Option<String>,
 }
 
 impl<Rep, C> Deferred<Rep, C> {
-    pub(crate) fn of(request: &Message, wants_answer: bool) -> Self {
-        let correlation = request.correlation().or(request.id());
-        Self {
-            asked: Asked {
-                operation: request.operation().to_string(),
-                reply_to: request.reply_to().filter(|_| wants_answer).map(ToString::to_string),
-                correlation: correlation.map(ToString::to_string),
-                deadline: request.deadline().map(Timestamp::unix_ms),
-            },
-            types: PhantomData,
-        }
+    pub(crate) fn of(asked: Asked) -> Self {
+        Self { asked, types: PhantomData }
     }
 
     /// What was asked.
@@ -62,34 +56,49 @@ impl<Rep, C> Deferred<Rep, C> {
     /// When the answer is of no more use to anybody.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.asked.deadline.map(Timestamp::from_unix_ms)
+        self.asked.deadline
     }
 
-    /// Answers. Awaiting it waits until the broker has the answer. A cast wants none: nothing is sent then.
+    /// Whether somebody waits for the answer: not if it was a cast.
+    #[must_use]
+    pub fn wants_answer(&self) -> bool {
+        self.asked.reply_to.is_some()
+    }
+
+    /// Answers. Awaiting it waits until the broker has the answer. To a cast nothing is sent.
     ///
     /// # Errors
     ///
-    /// [`CastError::NotRouted`](crate::CastError::NotRouted) if whoever asked is gone;
-    /// [`CastError::NotSent`](crate::CastError::NotSent) if the answer has no encoded form, or is too large: an
-    /// [error](Self::fail) can still be sent then.
+    /// [`CastError::NotRouted`] if whoever asked is gone, which trying again does not change;
+    /// [`CastError::NotSent`] if the deadline has passed, or if the answer has no encoded form, or is too large:
+    /// an [error](Self::fail) can still be sent then. After [`CastError::Unknown`] it may be sent again.
     pub fn reply(&self, client: &Client, reply: &Rep) -> Sending
     where
         C: Codec<Rep>,
     {
-        let body = call::encode::<Rep, C>(client.core(), reply);
-        self.send(client, C::CONTENT_TYPE, body, None)
+        self.send(client, C::CONTENT_TYPE, call::encode::<Rep, C>(client.core(), reply), None)
     }
 
-    /// Answers that it failed. Of a fault made of an error with `?` or
-    /// [`from_error`](Fault::from_error) the log learns nothing here.
+    /// Answers that it failed. What is behind the fault is not sent, and not logged either.
     ///
     /// # Errors
     ///
     /// As for [`reply`](Self::reply).
     pub fn fail(&self, client: &Client, fault: impl Into<Fault>) -> Sending {
-        let error = fault.into().shown().clone();
-        let code = Text::from(error.code.as_str());
-        self.send(client, RemoteError::CONTENT_TYPE, Ok(error.to_body()), Some(code))
+        let fault = fault.into();
+        let error = fault.shown();
+        if !self.wants_answer() {
+            tracing::warn!(operation = %self.asked.operation, "a cast that was put off failed: {error}");
+        }
+        let send = |error: &RemoteError| {
+            let code = Text::from(error.code.as_str());
+            self.send(client, RemoteError::CONTENT_TYPE, Ok(error.to_body()), Some(code))
+        };
+        let sending = send(error);
+        match sending.failed() {
+            Some(PublishError::TooLarge { .. }) => send(&error.shortened()),
+            _ => sending,
+        }
     }
 
     fn send(
@@ -99,20 +108,20 @@ impl<Rep, C> Deferred<Rep, C> {
         body: Result<Bytes, NotSent>,
         error: Option<Text>,
     ) -> Sending {
+        let Some(to) = &self.asked.reply_to else { return Sending::nothing() };
         let core = client.core();
-        let Asked { operation, reply_to, correlation, deadline: _ } = &self.asked;
-        let Some(to) = reply_to.as_deref().map(ReplyTo::queue) else {
-            return Sending::of_answer(operation, &"", Ok(Publish::ready(Ok(()))), Instant::now());
+        let too_late = self.asked.deadline.is_some_and(|deadline| deadline <= core.clock.now());
+        let publish = match body {
+            _ if core.pending.is_closed() => Err(CastError::Closed),
+            _ if too_late => Err(CastError::NotSent(NotSent::TooLate)),
+            Err(why) => Err(CastError::NotSent(why)),
+            Ok(body) => {
+                let answer = core.answer(self.asked.clone(), content_type, body, error);
+                Ok(core.transport.send(Route::Reply(to), answer))
+            }
         };
-        let publish = body.map(|body| {
-            let correlation = correlation.as_deref().map(Id::from);
-            let operation = Text::from(operation.as_str());
-            let mut head = core.reply_head(operation, correlation, self.deadline(), error);
-            head.content_type = content_type;
-            core.transport.send(Route::Reply(&to), head.message(body))
-        });
         let give_up = after(Instant::now(), core.settings.send_timeout);
-        Sending::of_answer(operation, &to, publish, give_up)
+        Sending::of_answer(&self.asked.operation, to, publish, give_up)
     }
 }
 
@@ -133,13 +142,31 @@ impl<Rep, C> Eq for Deferred<Rep, C> {}
 
 impl<Rep, C> Serialize for Deferred<Rep, C> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.asked.serialize(serializer)
+        let text = |id: &Id| id.to_string();
+        Saved {
+            operation: self.asked.operation.to_string(),
+            reply_to: self.asked.reply_to.as_ref().map(ToString::to_string),
+            correlation: self.asked.correlation.as_ref().map(text),
+            deadline: self.asked.deadline.map(Timestamp::unix_ms),
+            answer_id: self.asked.answer_id.as_ref().map(text),
+            instance: self.asked.instance.as_ref().map(ToString::to_string),
+        }
+        .serialize(serializer)
     }
 }
 
 impl<'de, Rep, C> Deserialize<'de> for Deferred<Rep, C> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { asked: Asked::deserialize(deserializer)?, types: PhantomData })
+        let saved = Saved::deserialize(deserializer)?;
+        let id = |text: String| Id::from(text.as_str());
+        Ok(Self::of(Asked {
+            operation: saved.operation.into(),
+            reply_to: saved.reply_to.map(ReplyTo::queue),
+            correlation: saved.correlation.map(id),
+            deadline: saved.deadline.map(Timestamp::from_unix_ms),
+            answer_id: saved.answer_id.map(id),
+            instance: saved.instance.map(Text::from),
+        }))
     }
 }
 
@@ -147,7 +174,28 @@ impl<Rep, C> fmt::Debug for Deferred<Rep, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deferred")
             .field("operation", &self.asked.operation)
-            .field("deadline", &self.deadline())
+            .field("deadline", &self.asked.deadline)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests that were saved before an update are answered after it.
+    #[test]
+    fn its_form_in_a_store_stays() {
+        let all = r#"{"operation":"buy","reply_to":"WEB.h1:reply.7","correlation":"0199d9a4-7b3c-7000-8000-000000000001","deadline":1800000000000,"answer_id":"a-1","instance":"SHOP.h1"}"#;
+        let deferred: Deferred<u64> = serde_json::from_str(all).unwrap();
+        assert_eq!((deferred.operation(), deferred.wants_answer()), ("buy", true));
+        assert_eq!(deferred.deadline(), Some(Timestamp::from_unix_ms(1_800_000_000_000)));
+        assert_eq!(serde_json::to_string(&deferred).unwrap(), all);
+        let least = r#"{"operation":"buy","what comes later":1}"#;
+        let deferred: Deferred<u64> = serde_json::from_str(least).unwrap();
+        assert!(!deferred.wants_answer());
+        // Every field has a place.
+        let nulls = r#"{"operation":"buy","reply_to":null,"correlation":null,"deadline":null,"answer_id":null,"instance":null}"#;
+        assert_eq!(serde_json::to_string(&deferred).unwrap(), nulls);
     }
 }

@@ -297,6 +297,11 @@ impl RemoteError {
         Self { code: code.to_owned(), message: message.into(), retryable, details: None }
     }
 
+    /// The same without what may be too long.
+    pub(crate) fn shortened(&self) -> Self {
+        Self::new(&self.code, "what failed is too long to be told", self.retryable)
+    }
+
     /// Reads a reply: its failure, if it reports one.
     pub(crate) fn of_reply(reply: &Message) -> Option<Self> {
         let code = reply.error()?;

@@ -20,7 +20,7 @@ use super::{
     pending::{self, Ended, Waiter},
     trace::{Sent, Trace},
 };
-use crate::{Address, Codec, HeaderValue, Instance, Operation, Text};
+use crate::{Address, Codec, HeaderValue, Instance, Operation, Text, topology::header};
 
 /// A request to many that is not sent yet: awaiting it, or [`send`](Self::send), sends it.
 ///
@@ -275,7 +275,9 @@ impl<Rep, C: Codec<Rep>> Answers<Rep, C> {
                     return Poll::Ready(Some(Answer { from: None, result }));
                 }
             };
-            let from: Option<Instance> = reply.sender().parse().ok();
+            // Whoever was asked may have handed the request on.
+            let asked = reply.headers().get(header::ASKED_OF).and_then(HeaderValue::as_str);
+            let from: Option<Instance> = asked.unwrap_or(reply.sender()).parse().ok();
             if let Some(instance) = &from {
                 if !self.answered.insert(instance.clone()) {
                     continue;

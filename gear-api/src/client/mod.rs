@@ -1,5 +1,6 @@
 //! The talking side: [`Client`], its calls, casts, gathers and taps.
 
+mod asked;
 mod call;
 mod cast;
 mod core;
@@ -14,7 +15,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
-pub(crate) use self::core::{Core, Settings, count};
+pub(crate) use self::{
+    asked::Asked,
+    core::{Core, Settings, count},
+};
 pub use self::{
     call::{Call, Response},
     cast::{Cast, Sending},

@@ -55,6 +55,11 @@ impl Trace {
         })
     }
 
+    /// Of nothing that is sent.
+    pub(super) fn none() -> Self {
+        Self(Span::none())
+    }
+
     pub(super) fn ok(&mut self) {
         self.end("ok");
     }

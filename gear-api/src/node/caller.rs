@@ -1,15 +1,21 @@
 //! Whoever asked, to a handler that says itself how they are answered: now, later, or by another service.
 
-use std::{fmt, marker::PhantomData};
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::atomic::{AtomicU32, Ordering},
+    task::{Context as TaskContext, Poll, ready},
+};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Context, Fault, Reply, handler::encode_reply};
 use crate::{
-    Address, Cast, CastError, Codec, Deferred, Json, NotSent, Operation, Text,
-    client::Client,
+    Address, Cast, CastError, Codec, Deferred, Headers, Json, NotSent, Operation, Sending, Text,
     clock::after,
-    message::Head,
     topology::{MAX_HOPS, header},
 };
 
@@ -61,6 +67,8 @@ use crate::{
 /// ```
 pub struct Caller<Rep, C = Json> {
     cx: Context,
+    /// How often it was handed on from here.
+    forwards: AtomicU32,
     types: PhantomData<fn(Rep) -> C>,
 }
 
@@ -71,7 +79,7 @@ pub struct Outcome(pub(super) Reply);
 
 impl<Rep, C> Caller<Rep, C> {
     pub(super) fn new(cx: Context) -> Self {
-        Self { cx, types: PhantomData }
+        Self { cx, forwards: AtomicU32::new(0), types: PhantomData }
     }
 
     /// Answers now, when the handler returns. A cast wants no answer, and gets none.
@@ -90,59 +98,99 @@ impl<Rep, C> Caller<Rep, C> {
     }
 
     /// Hands the request on: `to` answers whoever asked, and this node has nothing more to do with it once
-    /// the broker has confirmed that it is there. Awaiting it waits for that. Its id, its deadline, its
-    /// headers and whether it is durable stay the same; what is asked, and in which words, may change. A
-    /// cast is handed on as a cast.
+    /// the broker has confirmed that it is there. It is sent now; awaiting it waits for that. From then on
+    /// this handler answers nothing any more, whatever it returns. The deadline, the headers and whether it is
+    /// durable stay the same; what is asked, and in which words, may change. Its id follows from the one
+    /// before. A cast is handed on as a cast.
     ///
-    /// Of a group the first answer counts, and who gathers sees who answered, not who was asked.
+    /// What was done before is done: an error of a service that it was handed on to never says that asking
+    /// again is [safe](crate::Retry::Safe). Of a group the first answer counts. To who gathers, an answer is
+    /// that of the instance that was asked, whoever gives it.
     ///
     /// # Errors
     ///
-    /// As a cast. [`NotSent::TooManyHops`] if it was handed on [`MAX_HOPS`] times before: services that
-    /// hand on to each other in a circle would do so for ever. What `?` makes of an error
-    /// tells whoever asked that it was not handed on.
+    /// As a cast. [`NotSent::TooManyHops`] if it was handed on [`MAX_HOPS`] times before, or from one group to
+    /// another and is to go to a third: services that hand on to each other in a circle would do so for
+    /// ever. What `?` makes of an error is the answer to whoever asked. Where nobody knows whether the
+    /// broker has a call ([`CastError::Unknown`]) it counts as handed on: an answer may still come.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it returns, it may have been handed on.
-    pub async fn forward<Req>(
+    pub fn forward<Req>(
         &self,
         to: impl Into<Address>,
         operation: Operation<Req, Rep, C>,
         request: &Req,
-    ) -> Result<Outcome, CastError>
+    ) -> Forwarding
     where
         C: Codec<Req>,
     {
-        let sent = self.handed_on(to.into(), operation.text(), C::CONTENT_TYPE, C::encode(request));
-        sent?.await?;
-        Ok(Outcome(Reply::elsewhere()))
+        let body = C::encode(request).map_err(NotSent::Encode);
+        let sent = self.hand_on(to.into(), operation.text(), C::CONTENT_TYPE, body);
+        Forwarding { sent: sent.map_err(Some), cx: self.cx.clone() }
     }
 
-    fn handed_on(
+    fn hand_on(
         &self,
         to: Address,
         operation: Text,
         content_type: Text,
-        body: Result<bytes::Bytes, crate::CodecError>,
-    ) -> Result<Cast, CastError> {
+        body: Result<Bytes, NotSent>,
+    ) -> Result<Sending, CastError> {
         let (core, message) = (self.cx.core(), self.cx.message());
-        if message.hops() >= MAX_HOPS {
+        // From group to group it would be more and more.
+        let multiplies = to.is_group() && self.cx.is_of_group() && message.hops() > 0;
+        if message.hops() >= MAX_HOPS || multiplies {
             return Err(CastError::NotSent(NotSent::TooManyHops));
         }
-        let mut headers = message.headers().clone();
-        headers.remove(header::KEY);
+        let body = body.and_then(|body| core.check_body(body.len()).map(|()| body));
         let started = Instant::now();
-        let mut head = Head { headers, content_type, ..self.cx.head_of(operation) };
-        head.sent_at = Some(core.clock.timestamp(started));
-        let body = body.map_err(NotSent::Encode).and_then(|body| {
-            core.check_body(body.len())?;
-            Ok(body)
+        let now = core.clock.timestamp(started);
+        let mut head = core.head(message.kind(), operation, now, None);
+        head.content_type = content_type;
+        head.headers = self.headers(&head.operation);
+        head.durable = message.is_durable();
+        head.hops = message.hops() + 1;
+        head.correlation = message.correlation().or(message.id()).cloned();
+        head.reply_to = message.reply_to().cloned();
+        head.deadline = message.deadline();
+        // The same if this handler gets it once more, and another for each that it makes of one.
+        let forwards = self.forwards.fetch_add(1, Ordering::Relaxed);
+        let key = to.key();
+        let parts = [self.cx.queue().as_str(), key.as_str(), head.operation.as_str()];
+        head.id = Some(match message.id() {
+            Some(id) => id.derived(&parts, forwards),
+            None => core.next_id(now),
         });
-        let give_up = after(started, core.settings.send_timeout);
-        let client: Client = self.cx.client();
-        let give_up = client.bound(give_up);
-        Ok(Cast::of_request(client, to, give_up, head, body, None))
+        let client = self.cx.client();
+        let give_up = client.bound(after(started, core.settings.send_timeout));
+        Ok(Cast::of_request(client, to, give_up, head, body, None).send())
+    }
+
+    /// Those of the request, with what its answer has to know.
+    fn headers(&self, operation: &Text) -> Headers {
+        let message = self.cx.message();
+        let mut headers = message.headers().clone();
+        for own in [header::KEY, header::DEAD_QUEUE, header::DEAD_REASON] {
+            headers.remove(own);
+        }
+        if !self.cx.wants_answer() {
+            return headers;
+        }
+        let mut note = |name, value: &Text| {
+            if headers.get(name).is_none() {
+                // Where there is no room for it, the answer is found by its correlation alone.
+                let _ = headers.insert_reserved(Text::from_static(name), value.clone().into());
+            }
+        };
+        if operation != message.operation() {
+            note(header::ASKED, message.operation());
+        }
+        if self.cx.is_of_group() {
+            note(header::ASKED_OF, self.cx.instance().text());
+        }
+        headers
     }
 
     /// Answers later: with what this returns, here or elsewhere. The request is done with when the handler
@@ -196,8 +244,43 @@ impl<Rep, C> Caller<Rep, C> {
     /// # }
     /// ```
     pub fn defer(&self) -> (Deferred<Rep, C>, Outcome) {
-        let deferred = Deferred::of(self.cx.message(), self.cx.wants_answer());
-        (deferred, Outcome(Reply::elsewhere()))
+        let mut asked = self.cx.asked();
+        if self.cx.is_of_group() {
+            asked.instance.get_or_insert_with(|| self.cx.instance().text().clone());
+        }
+        (Deferred::of(asked), Outcome(Reply::elsewhere()))
+    }
+}
+
+/// A request that is being [handed on](Caller::forward).
+///
+/// # Cancel safety
+///
+/// Dropped before it returns, it may have been handed on.
+#[must_use = "the broker's answer tells whether it was handed on"]
+#[derive(Debug)]
+pub struct Forwarding {
+    sent: Result<Sending, Option<CastError>>,
+    cx: Context,
+}
+
+impl Future for Forwarding {
+    type Output = Result<Outcome, CastError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let result = match &mut self.sent {
+            Ok(sending) => ready!(Pin::new(sending).poll(task)),
+            Err(error) => Err(error.take().unwrap_or(CastError::Closed)),
+        };
+        match result {
+            Ok(()) => {}
+            Err(CastError::Unknown(why)) if self.cx.wants_answer() => {
+                tracing::warn!(%why, "nobody knows whether the request was handed on");
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        self.cx.set_handed_on();
+        Poll::Ready(Ok(Outcome(Reply::elsewhere())))
     }
 }
 

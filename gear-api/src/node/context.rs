@@ -1,11 +1,21 @@
 //! What a handler knows of the request that it handles.
 
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{
-    Client, Headers, Instance, Kind, Message, Text, Timestamp, client::Core, message::Head,
+    Client, HeaderValue, Headers, Instance, Kind, Message, Text, Timestamp,
+    client::{Asked, Core},
+    topology::header,
 };
 
 /// What a handler knows of the request that it handles, and the client to ask others on
@@ -37,6 +47,7 @@ struct Inner {
     queue: Text,
     redelivered: bool,
     deadline: Option<Instant>,
+    handed_on: AtomicBool,
 }
 
 /// What a layer has said, and what those around it have said before. A clone that gets one more
@@ -55,7 +66,9 @@ impl Context {
         redelivered: bool,
     ) -> Self {
         let deadline = message.deadline().map(|deadline| core.clock.instant(deadline));
-        let request = Arc::new(Inner { core, message, key, queue, redelivered, deadline });
+        let handed_on = AtomicBool::new(false);
+        let request =
+            Arc::new(Inner { core, message, key, queue, redelivered, deadline, handed_on });
         Self { request, extensions: None }
     }
 
@@ -153,19 +166,48 @@ impl Context {
         &self.request.message
     }
 
-    /// The properties of the request as it is handed on, to be asked something else.
-    pub(super) fn head_of(&self, operation: Text) -> Head {
+    /// What an answer needs to know of it.
+    #[inline]
+    pub(super) fn asked(&self) -> Asked {
         let message = self.message();
-        let core = self.core();
-        Head {
-            durable: message.is_durable(),
-            hops: message.hops().saturating_add(1),
-            id: message.id().cloned(),
-            correlation: message.correlation().cloned(),
-            reply_to: message.reply_to().cloned(),
+        let reply_to = message.reply_to().filter(|_| self.wants_answer()).cloned();
+        // A caller takes one answer. Whoever else gets two is to see that they are one.
+        let handled = reply_to.as_ref().is_some_and(|to| !to.is_instance());
+        let id = message.id().filter(|_| handled);
+        Asked {
+            operation: self.noted(header::ASKED).unwrap_or_else(|| message.operation().clone()),
+            correlation: message.correlation().or(message.id()).cloned(),
             deadline: message.deadline(),
-            ..core.head(message.kind(), operation, core.clock.now(), None)
+            answer_id: id.map(|id| id.derived(&["answer", self.queue()], 0)),
+            instance: self.noted(header::ASKED_OF),
+            reply_to,
         }
+    }
+
+    /// What was noted of it when it was handed on.
+    fn noted(&self, header: &str) -> Option<Text> {
+        let headers = self.headers();
+        if headers.is_empty() {
+            return None;
+        }
+        match headers.get(header)? {
+            HeaderValue::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether it came to others, too.
+    pub(super) fn is_of_group(&self) -> bool {
+        self.key().ends_with(".*")
+    }
+
+    /// Another service answers it: from now on this one does not.
+    pub(super) fn set_handed_on(&self) {
+        self.request.handed_on.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_handed_on(&self) -> bool {
+        self.request.handed_on.load(Ordering::Relaxed)
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {

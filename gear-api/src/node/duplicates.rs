@@ -12,7 +12,7 @@ use std::{
 };
 
 use foldhash::{HashMap, HashMapExt};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout_at};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -20,18 +20,27 @@ pub use self::{
     inbox::{Inbox, InboxKey, Known},
     window::Window,
 };
-use super::{BoxError, Fault, HandlerService, Reply, Request, code};
+use super::{
+    BoxError, Fault, HandlerService, Reply, Request, code,
+    fault::{Expired, Meaning},
+};
 
 /// A layer that has a message handled once that comes twice: the second time the answer of the
-/// first is given, and the handler is not called. What failed is not remembered: it is to be tried
-/// again. One that comes while the first is being handled waits for it.
+/// first is given, and the handler is not called. One that comes while the first is being handled behind this
+/// layer waits for it, until its deadline. A cast or an event that failed is not remembered: it is to be
+/// [tried again](crate::NodeBuilder::retries). The failure of a call is an answer like any other.
 ///
 /// Every delivery is [at least once](crate::Context::is_redelivered), and no broker does better: what can
 /// be promised is that its effects happen once, for as long as the [`Inbox`] remembers. A process that
-/// is killed between an effect and its record has the effect twice, unless both are one transaction.
+/// is killed between an effect and its record has the effect twice, unless both are one transaction. Copies
+/// are those that brokers and transports make: whoever asks again of his own accord gives his second
+/// request [the id of the first](crate::Call::id), or it is another one. A message without an id, as
+/// foreign programs may send it, is always new.
 ///
-/// It is for the handlers that follow, as [`NodeBuilder::layer`](crate::NodeBuilder::layer) says, and goes around
-/// other layers: given first. A message without an id, as foreign programs may send it, is always new.
+/// It is for the handlers that follow, as [`NodeBuilder::layer`](crate::NodeBuilder::layer) says, once is
+/// enough for all of them. Layers that let in and refuse go around it, and are given before, or whoever repeats
+/// an id has the answer without being asked who he is; so do those that try again, of which each try is to
+/// have a transaction of its own. Limits of time and number go within.
 ///
 /// ```
 /// use gear_api::{Context, Deduplicate, Node, Operation, Service, Window};
@@ -124,24 +133,75 @@ impl<I: Inbox> Service<Request> for Deduplicated<I> {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = request.context();
-        let Some(id) = cx.message().id().cloned() else { return self.handler.call(request) };
-        let key = InboxKey { queue: cx.queue().clone(), id, hops: cx.message().hops() };
-        let (shared, mut handler) = (Arc::clone(&self.shared), self.handler.clone());
-        Box::pin(async move {
-            let _running = Running::alone(&shared.running, &key).await;
-            let known = shared.inbox.begin(&key).await;
-            let transaction = match known.map_err(|error| unavailable(error, "read"))? {
-                Known::New(transaction) => transaction,
-                Known::Handled(reply) => {
-                    tracing::debug!(%key, "it was handled before");
-                    return Ok(reply);
-                }
-            };
-            let reply = handler.call(request.with_extension(transaction.clone())).await?;
-            let committed = shared.inbox.commit(&key, transaction, &reply).await;
-            committed.map_err(|error| unavailable(error, "written"))?;
-            Ok(reply)
-        })
+        let this = Behind(Arc::as_ptr(&self.shared).addr());
+        let id = cx.message().id().filter(|_| cx.extension() != Some(&this));
+        let Some(id) = id.cloned() else { return self.handler.call(request) };
+        let key = InboxKey::new(cx.queue().clone(), cx.message().operation().clone(), id);
+        let (shared, handler) = (Arc::clone(&self.shared), self.handler.clone());
+        Box::pin(shared.handle(key, request.with_extension(this), handler))
+    }
+}
+
+/// Says that a request is behind this layer already, which may have been given twice.
+#[derive(PartialEq)]
+struct Behind(usize);
+
+impl<I: Inbox> Shared<I> {
+    async fn handle(
+        self: Arc<Self>,
+        key: InboxKey,
+        request: Request,
+        mut handler: HandlerService,
+    ) -> Result<Reply, BoxError> {
+        let cx = request.context().clone();
+        let beginning = async {
+            let running = Running::alone(&self.running, &key).await;
+            (running, self.inbox.begin(&key).await)
+        };
+        let (_running, known) = match cx.expires_at() {
+            Some(deadline) => timeout_at(deadline, beginning).await.map_err(|_| Expired)?,
+            None => beginning.await,
+        };
+        let known = known.map_err(|error| unavailable(error, "read"))?;
+        let transaction = match known.answer(&key) {
+            Ok(answer) => return answer,
+            Err(_) if cx.is_expired() => return Err(Expired.into()),
+            Err(transaction) => transaction,
+        };
+        let reply = match handler.call(request.with_extension(transaction.clone())).await {
+            Ok(reply) => reply,
+            Err(error) if matches!(Meaning::of(&*error), Meaning::Expired) => {
+                self.inbox.abort(&key, transaction, None).await;
+                return Err(error);
+            }
+            Err(error) => {
+                let fault = Fault::of_layer(error, cx.is_redelivered());
+                let answer = cx.wants_answer().then(|| fault.shown());
+                self.inbox.abort(&key, transaction, answer).await;
+                return Err(fault.into());
+            }
+        };
+        let Err(error) = self.inbox.commit(&key, transaction, &reply).await else {
+            return Ok(reply);
+        };
+        // Another may have been faster.
+        match self.inbox.begin(&key).await.map(|known| known.answer(&key)) {
+            Ok(Ok(answer)) => answer,
+            _ => Err(unavailable(error, "written")),
+        }
+    }
+}
+
+impl<T> Known<T> {
+    /// What was answered, or the transaction in which it is to be handled.
+    fn answer(self, key: &InboxKey) -> Result<Result<Reply, BoxError>, T> {
+        let answer = match self {
+            Self::New(transaction) => return Err(transaction),
+            Self::Handled(reply) => Ok(reply),
+            Self::Failed(error) => Err(Fault::of(error).into()),
+        };
+        tracing::debug!(%key, "it was handled before");
+        Ok(answer)
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn set_aside(
     key: &Text,
     reason: &str,
 ) -> Publish {
-    let mut copy = message.to_builder().attempt(0).durable(true).deadline(None);
+    let mut copy = message.to_builder().attempt(0).hops(0).durable(true).deadline(None);
     let mut reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
     match message.attempt() {
         0 => {}

@@ -179,7 +179,8 @@ impl Fault {
         chain(error).find_map(|error| error.downcast_ref().map(|FaultError(fault)| fault))
     }
 
-    fn of(shown: RemoteError) -> Self {
+    /// One that shows exactly this.
+    pub(super) fn of(shown: RemoteError) -> Self {
         Self(Box::new(Inner { shown, source: None, panic: false, permanent: false }))
     }
 

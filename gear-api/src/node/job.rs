@@ -112,6 +112,11 @@ impl Job {
         self.begun = true;
     }
 
+    /// Whether somebody waits for an answer, and for one from here.
+    fn must_answer(&self) -> bool {
+        self.cx.wants_answer() && !self.cx.is_handed_on()
+    }
+
     fn message(&self) -> &Message {
         self.cx.message()
     }
@@ -144,7 +149,7 @@ impl Job {
         let fault = match result {
             Ok(reply) => {
                 let reply = reply.unwrap_or_default();
-                if self.cx.wants_answer() && !reply.is_elsewhere() {
+                if self.must_answer() && !reply.is_elsewhere() {
                     let answer = self.answer(reply);
                     return self.answered(answer);
                 }
@@ -165,9 +170,11 @@ impl Job {
         let shown = fault.shown().clone();
         // What is behind it is the handler's own, and may panic when it is dropped.
         let _ = caught(|| drop(fault));
-        if self.cx.wants_answer() {
+        if self.must_answer() {
             let answer = self.answer_error(&shown);
             self.answered(answer)
+        } else if self.cx.wants_answer() {
+            self.answered(None)
         } else {
             Some(self.not_handled(shown.to_string(), delay))
         }
@@ -308,31 +315,30 @@ impl Job {
     }
 
     fn answer_error(&mut self, error: &RemoteError) -> Option<Publish> {
+        let mut error = error.clone();
+        // Of what those have done who had it before, this one knows nothing.
+        error.retryable &= self.message().hops() == 0;
         let mut send = |error: &RemoteError| {
             let reply = Reply::new(RemoteError::CONTENT_TYPE, error.to_body());
             self.reply(reply, Some(error.code.as_str().into()))
         };
-        let answer = send(error)?;
+        let answer = send(&error)?;
         if !matches!(answer.failed(), Some(PublishError::TooLarge { .. })) {
             return Some(answer);
         }
         // The code alone has a limit; what else a service says may be more than the broker takes.
-        let text = "what failed is too long to be told";
-        send(&RemoteError::new(&error.code, text, error.retryable))
+        send(&error.shortened())
     }
 
     /// The backend may acknowledge the request at once.
     fn reply(&mut self, reply: Reply, error: Option<Text>) -> Option<Publish> {
-        let request = self.cx.message();
-        let to = request.reply_to()?;
+        let asked = self.cx.asked();
+        let to = self.cx.message().reply_to()?;
         let core = self.cx.core();
-        let correlation = request.correlation().or(request.id()).cloned();
-        let operation = request.operation().clone();
-        let mut head = core.reply_head(operation, correlation, request.deadline(), error);
-        head.content_type = reply.content_type;
+        let answer = core.answer(asked, reply.content_type, reply.body, error);
         let mut none = Settlement::none();
         let settlement = self.settlement.as_mut().unwrap_or(&mut none);
-        Some(core.transport.answer(to, head.message(reply.body), settlement))
+        Some(core.transport.answer(to, answer, settlement))
     }
 }
 
@@ -368,7 +374,9 @@ impl Drop for Job {
             tell_outcome("error", Some(code::DROPPED));
             self.core().note_unfinished(self.message());
         }
-        if self.begun && self.cx.wants_answer() {
+        if self.begun && self.cx.wants_answer() && !self.must_answer() {
+            settlement.ack();
+        } else if self.begun && self.cx.wants_answer() {
             let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
             let mut answer = self.answer_error(&error);
             // One that can not leave now would be lost with the connection.

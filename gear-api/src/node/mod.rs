@@ -19,7 +19,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use self::dispatch::StopAt;
 pub use self::{
     builder::NodeBuilder,
-    caller::{Caller, Outcome},
+    caller::{Caller, Forwarding, Outcome},
     context::Context,
     duplicates::{Deduplicate, Deduplicated, Inbox, InboxKey, Known, Window},
     fault::{BoxError, Fault, code},

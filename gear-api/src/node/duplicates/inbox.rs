@@ -3,25 +3,42 @@
 use std::{fmt, sync::Arc};
 
 use super::{BoxError, Reply};
-use crate::{Id, Text};
+use crate::{Id, RemoteError, Text};
 
 /// What tells one message from all others: its copies, if there are several, have the same.
+///
+/// Ids of Gear's own are of no other message, ever. Foreign programs that send to one queue must not use the
+/// same ones: what only numbers its messages is told from others by something that it puts before the number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct InboxKey {
     /// The queue that it came by. Where a message goes to several queues, each handles it.
     pub queue: Text,
+    /// What it asks for.
+    pub operation: Text,
     /// Its id, which its sender has given it.
     pub id: Id,
-    /// How often it was [handed on](crate::Caller::forward): it may come to one queue twice on
-    /// its way.
-    pub hops: u32,
 }
 
-/// As one text, to be a key elsewhere: `CTRL 0199d9a4-7b3c-7000-8000-000000000001 0`.
+impl InboxKey {
+    /// The key of the message with this `id` in this `queue`.
+    #[must_use]
+    pub fn new(queue: impl Into<Text>, operation: impl Into<Text>, id: impl Into<Id>) -> Self {
+        Self { queue: queue.into(), operation: operation.into(), id: id.into() }
+    }
+}
+
+/// As one text, to be a key elsewhere: `BANK "pay" 0199d9a4-7b3c-7000-8000-000000000001`. It stays as it is.
+///
+/// ```
+/// use gear_api::InboxKey;
+///
+/// let key = InboxKey::new("BANK", "pay", "order 17");
+/// assert_eq!(key.to_string(), r#"BANK "pay" order 17"#);
+/// ```
 impl fmt::Display for InboxKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.queue, self.id, self.hops)
+        write!(f, "{} {:?} {}", self.queue, self.operation, self.id)
     }
 }
 
@@ -30,19 +47,29 @@ impl fmt::Display for InboxKey {
 pub enum Known<T> {
     /// It was handled, and this was answered.
     Handled(Reply),
-    /// It was not: what the handler does belongs to this transaction.
+    /// It was a call that failed, and whoever asked was told so.
+    Failed(RemoteError),
+    /// It was not handled: what the handler does belongs to this transaction.
     New(T),
 }
 
-/// Where [`Deduplicate`](crate::Deduplicate) looks up what was handled, and records it: a [`Window`](crate::Window) in memory, or a
-/// store of one's own, which instances share.
+/// Where [`Deduplicate`](crate::Deduplicate) looks up what was handled, and records it: a
+/// [`Window`](crate::Window) in memory, or a store of one's own, which instances share.
 ///
 /// A store that keeps the record where the handler has its effect, and writes both in one
 /// transaction, makes the two happen together or not at all (the inbox pattern). The handler finds the
-/// transaction in its context, as an [extension](crate::Context::extension):
+/// transaction in its context, as an [extension](crate::Context::extension). What it sends meanwhile is not part
+/// of it: where that must not come twice either, it is written down in the transaction, too, and sent
+/// from there with [its own id](crate::Cast::id) (the outbox pattern).
+///
+/// Two instances may have the same message at the same time, as after a lost connection. So either
+/// [`begin`](Self::begin) claims it, and lets the second one wait (an `insert` of a primary key does in most SQL
+/// databases), or [`commit`](Self::commit) fails for the second, which then has the answer of the first.
 ///
 /// ```
-/// use gear_api::{BoxError, Context, Deduplicate, Fault, Inbox, InboxKey, Known, Node, Operation, Reply, Service};
+/// use gear_api::{
+///     BoxError, Context, Deduplicate, Fault, Inbox, InboxKey, Known, Node, Operation, Reply, Service,
+/// };
 /// use gear_memory::{BrokerFault, MemoryBroker};
 /// use std::{collections::HashMap, sync::{Arc, Mutex}};
 ///
@@ -74,6 +101,9 @@ pub enum Known<T> {
 ///         reply: &Reply,
 ///     ) -> Result<(), BoxError> {
 ///         let mut tables = self.0.lock().unwrap();
+///         if tables.1.contains_key(&key.to_string()) {
+///             return Err("another instance has handled it meanwhile".into());
+///         }
 ///         tables.0 += *transaction.lock().unwrap();
 ///         tables.1.insert(key.to_string(), reply.clone());
 ///         Ok(())
@@ -103,7 +133,8 @@ pub enum Known<T> {
 /// # }
 /// ```
 pub trait Inbox: Send + Sync + 'static {
-    /// What a handler writes to, `()` if there is no such thing. One that is dropped has done nothing.
+    /// What a handler writes to, `()` if there is no such thing. One that is dropped has done nothing: that is
+    /// how it ends where the handler is cut off.
     type Transaction: Clone + Send + Sync + 'static;
 
     /// A message is here. Was it handled before?
@@ -117,18 +148,38 @@ pub trait Inbox: Send + Sync + 'static {
         key: &InboxKey,
     ) -> impl Future<Output = Result<Known<Self::Transaction>, BoxError>> + Send;
 
-    /// The handler has succeeded, and this is its answer. From now on the message is handled.
+    /// The handler has succeeded, and this is its answer. From now on the message is handled. The transaction may
+    /// have clones that the handler has kept, so it is not theirs to end.
+    ///
+    /// All of a reply is written down: its content type, its body, and whether it
+    /// [is elsewhere](Reply::is_elsewhere).
     ///
     /// # Errors
     ///
-    /// Whatever keeps the store from writing it down, also that another has done so meanwhile. The
-    /// message then counts as failed, as above.
+    /// Whatever keeps the store from writing it down. If another has done so meanwhile, as
+    /// [`begin`](Self::begin) then says, its answer is given; otherwise the message counts as failed, as above.
     fn commit(
         &self,
         key: &InboxKey,
         transaction: Self::Transaction,
         reply: &Reply,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// The handler has failed. By default the transaction is dropped.
+    ///
+    /// `answer` is there if it was a call: whoever asked has this answer, and may ask once more. A store that
+    /// writes it down has the same answer for the copies of that call, as a [`Window`](crate::Window) has; from
+    /// one that does not, they are handled.
+    fn abort(
+        &self,
+        key: &InboxKey,
+        transaction: Self::Transaction,
+        answer: Option<&RemoteError>,
+    ) -> impl Future<Output = ()> + Send {
+        let _ = (key, answer);
+        drop(transaction);
+        std::future::ready(())
+    }
 }
 
 impl<I: Inbox> Inbox for Arc<I> {
@@ -145,5 +196,14 @@ impl<I: Inbox> Inbox for Arc<I> {
         reply: &Reply,
     ) -> Result<(), BoxError> {
         (**self).commit(key, transaction, reply).await
+    }
+
+    async fn abort(
+        &self,
+        key: &InboxKey,
+        transaction: I::Transaction,
+        answer: Option<&RemoteError>,
+    ) {
+        (**self).abort(key, transaction, answer).await;
     }
 }

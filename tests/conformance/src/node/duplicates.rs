@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use gear_api::{
-    Address, Context, Deduplicate, Fault, Id, Kind, Message, Operation, Route, Transport, Window,
+    Address, Context, Deduplicate, Fault, Id, Kind, Message, Operation, RemoteError, ReplyTo,
+    Route, Transport, Window,
 };
 
 use crate::{
@@ -14,7 +15,9 @@ use crate::{
 
 suite! { "node-duplicates";
     a_message_that_comes_twice_is_handled_once: "each of another id, and each without one, is new",
-    a_call_that_comes_twice_has_the_answer_of_the_first: "and one outcome",
+    a_call_that_comes_twice_has_the_answer_of_the_first: "also if that was a failure",
+    an_answer_that_comes_twice_is_handled_once: "by a reply handler",
+    what_is_sent_again_may_have_the_id_of_the_first: "a cast, a call",
     what_failed_is_not_remembered: "it is to be tried again",
     instances_may_share_what_they_remember: "whoever gets the second copy",
     each_queue_handles_its_own_copy: "of what is sent to all",
@@ -50,8 +53,13 @@ async fn a_message_that_comes_twice_is_handled_once(world: World) -> Test {
 async fn a_call_that_comes_twice_has_the_answer_of_the_first(world: World) -> Test {
     const COUNT: Operation<String, String> = Operation::new("count");
     async fn count(log: Arc<Log>, _: Context, text: String) -> Result<String, Fault> {
+        let fails = text == "fail";
         log.add(text);
-        Ok(log.len().to_string())
+        if fails {
+            Err(Fault::new("no", "not that").retryable())
+        } else {
+            Ok(log.len().to_string())
+        }
     }
     let log = Log::default();
     let node = world.node(&CTRL, "host1").await?.layer(Deduplicate::new(Window::default()));
@@ -67,6 +75,64 @@ async fn a_call_that_comes_twice_has_the_answer_of_the_first(world: World) -> Te
     assert!(sink.replies().iter().all(|reply| reply.correlation() == request.id()));
     eventually(|| node.stats().operations[0].1 == 2).await;
     assert_eq!(log.exactly(1, &world).await, ["x"]);
+    // Whoever was told that it failed may have asked once more.
+    let request = request.to_builder().id(Id::from("two")).body("\"fail\"").build();
+    for _ in 0..2 {
+        publish(&*web, "CTRL", request.clone()).await?;
+    }
+    sink.exactly(4, &world).await;
+    let errors: Vec<_> = sink.replies()[2..].iter().map(|reply| reply.error().cloned()).collect();
+    assert_eq!(errors, [Some("no".into()), Some("no".into())]);
+    assert_eq!(log.exactly(1, &world).await, ["fail"]);
+    Ok(())
+}
+
+async fn an_answer_that_comes_twice_is_handled_once(world: World) -> Test {
+    async fn answered(
+        log: Arc<Log>,
+        _: Context,
+        answer: Result<String, RemoteError>,
+    ) -> Result<(), Fault> {
+        log.add(answer?);
+        Ok(())
+    }
+    async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        Ok(text)
+    }
+    let log = Log::default();
+    let repo = world.node(&REPO, "host1").await?.on(ECHO, echo).start().await?;
+    let web = world.node(&WEB, "host1").await?.layer(Deduplicate::new(Window::default()));
+    let web = web.state(log.clone()).on_reply(ECHO, answered).start().await?;
+    let request = Message::builder(Kind::Call, "echo").reply_to(ReplyTo::service(&WEB));
+    let on = world.connect().await?;
+    for (id, text) in [("one", "x"), ("one", "x"), ("two", "y")] {
+        let request = request.clone().id(Id::from(id)).body(format!("{text:?}")).build();
+        publish(&*on, "REPO", request).await?;
+    }
+    eventually(|| web.stats().operations[0].1 == 3).await;
+    assert_eq!(log.sorted(2, &world).await, ["x", "y"]);
+    assert_eq!(repo.stats().operations[0].1, 3);
+    Ok(())
+}
+
+async fn what_is_sent_again_may_have_the_id_of_the_first(world: World) -> Test {
+    let log = Log::default();
+    let node = world.node(&CTRL, "host1").await?.layer(Deduplicate::new(Window::default()));
+    let node = node.state(log.clone()).on(NOTE, note).start().await?;
+    let client = world.client().await?;
+    for _ in 0..2 {
+        client.cast(CTRL, NOTE, &"a".into()).id("first").await?;
+        client.call(CTRL, NOTE, &"b".into()).id("second").await?;
+        client.call(CTRL, NOTE, &"c".into()).await?;
+    }
+    // Also while the first one waits for its answer.
+    let calls = [(); 2].map(|()| client.call(CTRL, NOTE, &"d".into()).id("third").send());
+    for call in calls {
+        call.await?;
+    }
+    eventually(|| node.stats().operations[0].1 == 8).await;
+    let expected = ["a", "b", "c", "c", "d"].map(|text| format!("CTRL.host1 CTRL {text}"));
+    assert_eq!(log.sorted(5, &world).await, expected);
     Ok(())
 }
 

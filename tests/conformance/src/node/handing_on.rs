@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gear_api::{
-    Address, CallError, Caller, CastError, Client, Context, Deferred, Fault, Kind, NotSent,
-    Operation, Outcome, RemoteError, Service, code, topology::MAX_HOPS,
+    Address, CallError, Caller, CastError, Client, Context, Deduplicate, Deferred, Fault,
+    HeaderValue, Id, Kind, Message, NotSent, Operation, Outcome, RemoteError, Retry, Service,
+    Window, code, topology::MAX_HOPS,
 };
 
 use crate::{
@@ -15,7 +16,10 @@ use crate::{
 
 suite! { "node-handing-on";
     a_third_service_answers_who_asked: "and whoever handed it on has nothing more to do with it",
-    what_is_handed_on_is_the_same_request: "id, deadline, headers and correlation",
+    what_is_handed_on_is_the_same_request: "deadline, headers, correlation and durability",
+    whoever_takes_the_answer_knows_what_was_asked: "also where it was handed on as something else",
+    who_gathers_knows_who_was_asked: "whoever answers, and whenever",
+    each_of_a_group_hands_on_a_message_of_its_own: "which are no duplicates",
     one_place_in_each_service_is_enough: "where a nested call would wait for itself",
     a_circle_ends_in_an_error: "after so many hops",
     what_can_not_be_handed_on_is_an_error_at_once(mandatory): "nobody waits for his deadline",
@@ -76,21 +80,133 @@ async fn a_third_service_answers_who_asked(world: World) -> Test {
 async fn what_is_handed_on_is_the_same_request(world: World) -> Test {
     async fn tell(_: Arc<()>, cx: Context, _: String) -> Result<String, Fault> {
         let message = cx.message();
-        let n = cx.headers().get("n").and_then(gear_api::HeaderValue::as_int);
+        let n = cx.headers().get("n").and_then(HeaderValue::as_int);
         let sender = cx.sender().map(|sender| sender.to_string());
-        let (id, correlation) = (message.id(), message.correlation());
-        let told = (id, correlation, n, sender, message.hops(), message.kind() == Kind::Call);
-        Ok(format!("{told:?} {}", cx.deadline().is_some_and(|d| d > cx.client().clock().now())))
+        let told = (message.correlation(), n, sender, message.hops(), message.kind());
+        Ok(format!("{told:?} {} {:?}", message.is_durable(), cx.deadline()))
     }
     let ctrl = world.node(&CTRL, "host1").await?.state(Log::default());
     let _ctrl = ctrl.on_with_caller(ASK, hand_on).start().await?;
-    let _repo = world.node(&REPO, "host1").await?.on(ASK, tell).start().await?;
-    let client = world.client().await?;
-    let call = client.call(CTRL, ASK, &"CTRL REPO x".into()).header("n", 7).send();
-    let id = call.id().cloned();
+    let repo = world.node(&REPO, "host1").await?.on(ASK, tell);
+    let _repo = repo.on(WHO, async |_: Arc<()>, _: Context, ()| Ok(String::new())).start().await?;
+    let web = world.connect().await?;
+    let (_replies, sink) = ask_as(&*web, "WEB.host1").await?;
+    let deadline = web.clock().now() + LONG;
+    let request = Message::builder(Kind::Call, "ask").id(Id::from("one")).reply_to(sink.at());
+    let request = request.deadline(deadline).durable(true).header("n", 7)?;
+    publish(&*web, "CTRL", request.body("\"CTRL REPO x\"").build()).await?;
     let sender = Some("CTRL.host1".to_owned());
-    let expected = format!("{:?} true", (&id, &id, Some(7), sender, 2, true));
-    assert_eq!(call.await?, expected);
+    let told = (Some(&Id::from("one")), Some(7), sender, 2, Kind::Call);
+    let expected = format!("{told:?} true {:?}", Some(deadline));
+    assert_eq!(sink.exactly(1, &world).await, [serde_json::to_string(&expected)?]);
+    Ok(())
+}
+
+/// Asks for something else.
+async fn as_echo(
+    _: Arc<()>,
+    _: Context,
+    text: String,
+    caller: Caller<String>,
+) -> Result<Outcome, Fault> {
+    Ok(caller.forward(REPO, ECHO, &text).await?)
+}
+
+async fn echo_or_fail(log: Arc<Log>, cx: Context, text: String) -> Result<String, Fault> {
+    log.add(format!("{} {text}", cx.instance()));
+    if text == "fail" { Err(Fault::new("no", "not that").retryable()) } else { Ok(text) }
+}
+
+async fn whoever_takes_the_answer_knows_what_was_asked(world: World) -> Test {
+    async fn answered(
+        log: Arc<Log>,
+        _: Context,
+        answer: Result<String, RemoteError>,
+    ) -> Result<(), Fault> {
+        log.add(match answer {
+            Ok(text) => text,
+            // What was done before it was handed on nobody knows there.
+            Err(error) => format!("{} {}", error.code, error.retryable),
+        });
+        Ok(())
+    }
+    let log = Log::default();
+    let _ctrl = world.node(&CTRL, "host1").await?.on_with_caller(ASK, as_echo).start().await?;
+    let repo = world.node(&REPO, "host1").await?.state(Log::default());
+    let _repo = repo.on(ECHO, echo_or_fail).start().await?;
+    let web = world.node(&WEB, "host1").await?.state(log.clone());
+    let web = web.on_reply(ASK, answered).start().await?;
+    for text in ["x", "fail"] {
+        web.client().call(CTRL, ASK, &text.to_owned()).reply_to(&WEB).await?;
+    }
+    assert_eq!(log.sorted(2, &world).await, ["no false", "x"]);
+    assert_eq!(web.stats().unknown, 0);
+    let error = web.client().call(CTRL, ASK, &"fail".into()).await.expect_err("it fails");
+    assert_eq!(error.retry(), Retry::Useless);
+    Ok(())
+}
+
+async fn who_gathers_knows_who_was_asked(world: World) -> Test {
+    const LATER: Operation<String, String> = Operation::new("later");
+    let saved = Arc::new(Saved::default());
+    let mut nodes = Vec::new();
+    for host in ["host1", "host2"] {
+        let ctrl = world.node(&CTRL, host).await?.on_with_caller(ASK, as_echo);
+        let ctrl = ctrl.state(Arc::clone(&saved)).on_with_caller(LATER, Saved::put_off);
+        nodes.push(ctrl.start().await?);
+    }
+    let repo = world.node(&REPO, "host1").await?.state(Log::default());
+    let repo = repo.on(ECHO, echo_or_fail).start().await?;
+    let client = world.client().await?;
+    let asked = [CTRL.at("host1")?, CTRL.at("host2")?];
+    for operation in [ASK, LATER] {
+        let gather = client.gather(CTRL.all(), operation, &"x".into()).expect(&asked).send();
+        if operation.name() == LATER.name() {
+            eventually(|| saved.len() == 2).await;
+            for _ in &asked {
+                saved.take()?.reply(repo.client(), &"x".into()).await?;
+            }
+        }
+        let mut answers = within(gather).await?;
+        let mut from = Vec::new();
+        while let Some(answer) = within(answers.next()).await {
+            assert_eq!(answer.result?, "x");
+            from.extend(answer.from);
+        }
+        from.sort();
+        assert_eq!(from, asked);
+    }
+    Ok(())
+}
+
+async fn each_of_a_group_hands_on_a_message_of_its_own(world: World) -> Test {
+    /// In two parts.
+    async fn parts(
+        _: Arc<()>,
+        cx: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        let part = |n| format!("{text}{n} of {}", cx.instance());
+        let _first = caller.forward(REPO, ECHO, &part(1)).await?;
+        Ok(caller.forward(REPO, ECHO, &part(2)).await?)
+    }
+    let log = Log::default();
+    let mut nodes = Vec::new();
+    for host in ["host1", "host2"] {
+        let ctrl = world.node(&CTRL, host).await?.on_with_caller(ASK, parts);
+        nodes.push(ctrl.start().await?);
+    }
+    let repo = world.node(&REPO, "host1").await?.layer(Deduplicate::new(Window::default()));
+    let _repo = repo.state(log.clone()).on(ECHO, echo_or_fail).start().await?;
+    // It comes twice, and so do its parts.
+    let web = world.connect().await?;
+    let message = Message::builder(Kind::Cast, "ask").id(Id::from("one")).body("\"x\"").build();
+    for _ in 0..2 {
+        publish(&*web, "CTRL.*", message.clone()).await?;
+    }
+    let parts = ["x1 of CTRL.host1", "x1 of CTRL.host2", "x2 of CTRL.host1", "x2 of CTRL.host2"];
+    assert_eq!(log.sorted(4, &world).await, parts.map(|part| format!("REPO.host1 {part}")));
     Ok(())
 }
 

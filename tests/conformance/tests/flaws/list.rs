@@ -173,7 +173,8 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
     "every delivery has a new id": Got(|m| change(&m, |b| b.id(new_id())))
         => "properties::ids_arrive", "redelivery::it_is_the_same_message",
            "delays::a_delayed_message_is_the_same",
-           "node-duplicates::a_message_that_comes_twice_is_handled_once";
+           "node-duplicates::a_message_that_comes_twice_is_handled_once",
+           "node-duplicates::an_answer_that_comes_twice_is_handled_once";
     "an error becomes a reply": Sent(|m| change(&m, |b| b.error(None)))
         => "replies::a_reply_keeps_its_correlation_and_its_error",
            "node-layers::an_elapsed_timeout_is_a_timeout";
