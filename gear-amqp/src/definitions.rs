@@ -191,7 +191,7 @@ impl Definitions {
                     // Its instances' queues, and taps.
                     "configure": format!("^(({services})(\\..*|:.*)?|amq\\.gen.*)$"),
                     "write": format!(
-                        "^({gear}(\\..*)?|({services})(\\..*|:.*)?|amq\\.default|amq\\.gen.*)$"
+                        "^({gear}([.:].*)?|({services})(\\..*|:.*)?|amq\\.default|amq\\.gen.*)$"
                     ),
                     "read": format!("^({gear}(\\..*)?|({services})(\\..*|:.*)?|amq\\.gen.*)$"),
                 })

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use crate::{Address, EventGroup, Feed, Instance, Pattern, ReplyTo, Service, Text};
+use crate::{
+    Address, EventGroup, Feed, Headers, Instance, Message, Pattern, ReplyTo, Service, Text,
+};
 
 /// The exchanges.
 pub mod exchange {
@@ -191,6 +193,45 @@ pub fn dead(service: &Service) -> Declaration {
         queue: Queue { name: format!("{service}:dead").into(), ..Queue::default() },
         bindings: vec![bind(exchange::DEAD, service.as_str())],
         stale: Vec::new(),
+    }
+}
+
+/// A message as it is set aside, for [`Route::Dead`](crate::Route::Dead): it came to `queue` under `key`,
+/// and the headers of [`header`] say so, and why it is there. Whoever puts it back has it handled as a
+/// new one. For backends, which set aside what is lost again and again.
+///
+/// ```
+/// use gear_api::{Kind, Message, topology::{dead_letter, header}};
+///
+/// let event = Message::builder(Kind::Event, "placed").attempt(6).build();
+/// let dead = dead_letter(&event, "SHOP:events.mail", "orders.eu", "no such address");
+/// let text = |name| dead.headers().get(name).and_then(|value| value.as_str());
+/// assert_eq!(text(header::DEAD_REASON), Some("no such address (tried 7 times)"));
+/// assert_eq!(text(header::DEAD_QUEUE), Some("SHOP:events.mail"));
+/// assert_eq!(text(header::KEY), Some("orders.eu"));
+/// assert_eq!(dead.attempt(), 0);
+/// ```
+#[must_use]
+pub fn dead_letter(message: &Message, queue: &str, key: &str, reason: &str) -> Message {
+    /// Of a reason; the rest is cut off.
+    const MAX_CHARS: usize = 1024;
+    let mut dead = message.to_builder().attempt(0).hops(0).durable(true).deadline(None);
+    let mut why: String = reason.chars().take(MAX_CHARS).collect();
+    if message.attempt() > 0 {
+        why.push_str(&format!(" (tried {} times)", u64::from(message.attempt()) + 1));
+    }
+    note_key(dead.headers_mut(), queue, key);
+    for (name, value) in [(header::DEAD_REASON, &*why), (header::DEAD_QUEUE, queue)] {
+        // Headers that are full already lose the note, not the message.
+        let _ = dead.headers_mut().insert_reserved(Text::from_static(name), value.into());
+    }
+    dead.build()
+}
+
+/// What comes back to a queue has the queue's name as its key. What was noted before stays.
+pub(crate) fn note_key(headers: &mut Headers, queue: &str, key: &str) {
+    if key != queue {
+        let _ = headers.insert_reserved(Text::from_static(header::KEY), key.into());
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Target {
     /// Whether reaching nobody is an error.
     mandatory: bool,
     expires: Option<Instant>,
+    /// It expires so long after it was routed.
+    leaves_after: Option<Duration>,
     /// Whether it is not sent once its deadline has passed: that is for requests and events, and
     /// not for what answers one, or is kept.
     perishable: bool,
@@ -48,7 +50,11 @@ impl Target {
     /// Routes a message to where it goes.
     #[inline(always)]
     pub(crate) fn route(self, state: &mut State, message: Message, now: &Now) -> Routed {
-        let outcome = state.model.publish(self.exchange, self.key, message, self.expires, now);
+        let expires = match self.leaves_after {
+            None => self.expires,
+            Some(time) => Some(now.after(time)),
+        };
+        let outcome = state.model.publish(self.exchange, self.key, message, expires, now);
         Routed { outcome, mandatory: self.mandatory }
     }
 }
@@ -86,11 +92,19 @@ impl Shared {
     ) -> Result<Target, PublishError> {
         let exchanges = &self.exchanges;
         let expires = message.deadline().map(|deadline| self.clock.instant(deadline));
+        let target = |exchange, key, mandatory| Target {
+            exchange,
+            key,
+            mandatory,
+            expires: None,
+            leaves_after: None,
+            perishable: false,
+        };
         Ok(match route {
             Route::Address(address) => {
                 let key = address.key();
                 let exchange = exchanges.entry;
-                Target { exchange, key, mandatory: true, expires, perishable: true }
+                Target { expires, perishable: true, ..target(exchange, key, true) }
             }
             Route::Reply(to) => {
                 if !to.is_gear() && topology::is_for_no_reply(to.as_str()) {
@@ -99,28 +113,25 @@ impl Shared {
                 let exchange = if to.is_gear() { exchanges.reply } else { exchanges.default };
                 // Some brokers return what they delivered to a direct reply address.
                 let mandatory = !to.as_str().starts_with("amq.rabbitmq.reply-to.");
-                Target { exchange, key: to.key(), mandatory, expires, perishable: false }
+                Target { expires, ..target(exchange, to.key(), mandatory) }
             }
             Route::Event(topic) => {
                 let key = topic.key();
                 let exchange = exchanges.events;
-                Target { exchange, key, mandatory: false, expires, perishable: true }
+                Target { expires, perishable: true, ..target(exchange, key, false) }
             }
             Route::Dead(service) => {
                 let key = service.as_str().into();
                 let exchange = exchanges.dead;
-                Target { exchange, key, mandatory: true, expires: None, perishable: false }
+                target(exchange, key, true)
             }
             Route::Delayed { delay, jitter, queue } => {
-                let (declared, expires) = self.with(|state, now| {
-                    let sooner = (!jitter.is_zero()).then(|| delay.saturating_sub(jitter));
-                    let expires = sooner.map(|sooner| now.after(sooner));
-                    (declare_delay(state, delay, self.queue_type, now), expires)
-                });
+                let declared =
+                    self.with(|state, now| declare_delay(state, delay, self.queue_type, now));
                 let exchange = declared
                     .map_err(|refusal| PublishError::Refused(refusal.to_string().into()))?;
-                let key = queue.into();
-                Target { exchange, key, mandatory: true, expires, perishable: false }
+                let sooner = (!jitter.is_zero()).then(|| delay.saturating_sub(jitter));
+                Target { leaves_after: sooner, ..target(exchange, queue.into(), true) }
             }
             _ => return Err(PublishError::Unsupported("route of this kind")),
         })

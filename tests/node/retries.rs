@@ -258,3 +258,86 @@ async fn a_shutdown_loses_nothing_that_is_to_be_tried_again() -> Test {
     assert_eq!(got, Vec::from_iter((0..10).map(|n| format!("CTRL.host2 CTRL {n}"))), "{report:?}");
     Ok(())
 }
+
+/// What was set aside may be put back where others are: its key is not for that queue, and it is.
+#[tokio::test(start_paused = true)]
+async fn what_is_put_back_elsewhere_is_handled_there() -> Test {
+    let (broker, tries, log) = (broker(), Arc::new(Tries::default()), Log::default());
+    let gone = node(&broker, &CTRL, "host1").state(Arc::clone(&tries)).retries(0);
+    let gone = gone.on(SEND, Tries::fail).start().await?;
+    gone.client().cast(CTRL.all(), SEND, &"x".into()).await?;
+    broker.idle().await;
+    assert!(gone.shutdown(SECOND).await.is_clean());
+    let _node = node(&broker, &CTRL, "host2").state(log.clone()).on(SEND, note).start().await?;
+    let dead = broker.messages("CTRL:dead").remove(0);
+    assert_eq!(text(&dead, header::DEAD_QUEUE).as_deref(), Some("CTRL.host1"));
+    let back = Route::Delayed { delay: SECOND, jitter: SECOND, queue: "CTRL" };
+    broker.connect().send(back, dead).await?;
+    broker.idle().await;
+    assert_eq!(log.take(), ["CTRL.host2 CTRL x"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_with_all_its_headers_is_tried_again_by_its_handler() -> Test {
+    async fn other(_: Arc<Log>, cx: Context, _: String) -> Result<(), Fault> {
+        panic!("{} is not for this one", cx.key())
+    }
+    async fn fail_first(log: Arc<Log>, cx: Context, _: String) -> Result<(), Fault> {
+        let own = cx.headers().iter().filter(|(name, _)| name.starts_with("own")).count();
+        log.add(format!("{} {} {own}", cx.key(), cx.is_redelivered()));
+        if cx.attempt() == 0 { Err(Fault::new("flaky", "not this time")) } else { Ok(()) }
+    }
+    let (broker, log) = (broker(), Log::default());
+    let ctrl = node(&broker, &CTRL, "host1").state(log.clone());
+    let ctrl = ctrl.on_event("g", Pattern::new("a.*"), SEND, other);
+    let _ctrl = ctrl.on_event("g", Pattern::new("b.*"), SEND, fail_first).start().await?;
+    let client = client(&broker).await;
+    let mut event = client.publish(Topic::new("b.x"), SEND, &"x".into());
+    for n in 0..gear::Headers::MAX_COUNT {
+        event = event.header(format!("own {n}"), 1);
+    }
+    event.await?;
+    broker.idle().await;
+    assert_eq!(log.take(), ["b.x false 64", "b.x true 64"]);
+    Ok(())
+}
+
+/// What fails when its connection is gone comes again by itself, and has no copy beside it.
+#[tokio::test(start_paused = true)]
+async fn what_fails_after_a_cut_is_tried_in_one_row() -> Test {
+    async fn fail(tries: Arc<Tries>, cx: Context, text: String) -> Result<(), Fault> {
+        if tries.len() == 0 {
+            tokio::time::sleep(SECOND * 2).await;
+        }
+        tries.fail(cx, text).await
+    }
+    let (broker, tries) = (broker(), Arc::new(Tries::default()));
+    let link = broker.connect();
+    let ctrl = gear::Node::builder(link.clone(), CTRL.at("host1")?).state(Arc::clone(&tries));
+    let ctrl = ctrl.concurrency(1).retries(2).on(SEND, fail).start().await?;
+    client(&broker).await.cast(CTRL, SEND, &"x".into()).await?;
+    tokio::time::sleep(SECOND).await;
+    link.cut_for(SECOND * 5);
+    broker.idle().await;
+    let attempts: Vec<u32> = tries.lock().iter().map(|(attempt, _)| *attempt).collect();
+    assert_eq!((attempts, ctrl.stats().set_aside), (vec![0, 0, 1, 2], 1));
+    Ok(())
+}
+
+/// What waits for the broker to take it is held back from then on.
+#[tokio::test(start_paused = true)]
+async fn a_delay_begins_when_the_broker_has_the_message() -> Test {
+    let (broker, tries) = (broker(), Arc::new(Tries::default()));
+    let node = node(&broker, &CTRL, "host1").state(Arc::clone(&tries)).retries(1);
+    let _node = node.on(SEND, Tries::fail).start().await?;
+    client(&broker).await.cast(CTRL, SEND, &"x".into()).await?;
+    broker.raise_alarm("memory");
+    tokio::time::sleep(SECOND * 5).await;
+    broker.clear_alarm();
+    let cleared = Instant::now();
+    broker.idle().await;
+    let waited = tries.lock()[1].1 - cleared;
+    assert!(waited >= SECOND * 4 / 5, "{waited:?}");
+    Ok(())
+}

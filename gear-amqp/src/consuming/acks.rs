@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gear_api::{Message, Settle, Verdict};
+use gear_api::{Message, Settle, Text, Verdict};
 use lapin::{
     Channel,
     options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
@@ -195,12 +195,16 @@ impl Settler {
     }
 
     /// A message goes out that has been out before.
-    pub(crate) fn out_again(&self, tag: u64, message: &Message) {
-        self.drops.out_again((self.number, tag), message);
+    pub(crate) fn out_again(&self, tag: u64, message: &Message, key: &Text) {
+        self.drops.out_again((self.number, tag), message, key);
     }
 }
 
 impl Settle for Settler {
+    fn is_open(&self) -> bool {
+        self.acks.channel.status().connected()
+    }
+
     fn settle(&self, tag: u64, verdict: Verdict) {
         let held = (self.number, tag);
         match verdict {

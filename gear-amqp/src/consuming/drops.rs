@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use gear_api::{Id, Message, Route, Service, Text, Verdict, topology::header};
+use gear_api::{Id, Message, Route, Service, Text, Verdict, topology::dead_letter};
 
 use crate::{consuming::acks::Acks, publishing::Publisher};
 
@@ -28,7 +28,7 @@ pub(crate) type Held = (u64, u64);
 #[derive(Default)]
 struct State {
     /// Redelivered messages that somebody holds now. Others can not have been dropped before.
-    out: HashMap<Held, Message>,
+    out: HashMap<Held, (Message, Text)>,
     /// How often it was dropped.
     times: HashMap<Known, u32>,
 }
@@ -64,14 +64,14 @@ impl Drops {
     }
 
     /// A redelivered message goes out again.
-    pub(crate) fn out_again(&self, held: Held, message: &Message) {
-        self.state().out.insert(held, message.clone());
+    pub(crate) fn out_again(&self, held: Held, message: &Message, key: &Text) {
+        self.state().out.insert(held, (message.clone(), key.clone()));
     }
 
     /// It is done with.
     pub(crate) fn settled(&self, held: Held) {
         let mut state = self.state();
-        if let Some(message) = state.out.remove(&held)
+        if let Some((message, _)) = state.out.remove(&held)
             && !state.times.is_empty()
         {
             state.times.remove(&Known::from(&message));
@@ -92,7 +92,7 @@ impl Drops {
     pub(crate) fn dropped(self: &Arc<Self>, held: Held, acks: &Arc<Acks>) {
         let tag = held.1;
         let mut state = self.state();
-        let Some(message) = state.out.remove(&held) else {
+        let Some((message, key)) = state.out.remove(&held) else {
             drop(state);
             return acks.give_back(tag, true);
         };
@@ -108,21 +108,15 @@ impl Drops {
         }
         state.times.remove(&known);
         drop(state);
-        self.set_aside(tag, &message, acks);
+        self.set_aside(tag, &message, &key, acks);
     }
 
     /// Only what is confirmed to be in the dead queue leaves its own.
-    fn set_aside(self: &Arc<Self>, tag: u64, message: &Message, acks: &Arc<Acks>) {
+    fn set_aside(self: &Arc<Self>, tag: u64, message: &Message, key: &str, acks: &Arc<Acks>) {
         let Some(service) = self.service.clone() else { return acks.reject(tag) };
-        let mut dead = message.to_builder().durable(true);
         let reason = format!("dropped {} times", Verdict::MAX_RETURNS);
-        for (name, value) in
-            [(header::DEAD_REASON, Text::from(reason)), (header::DEAD_QUEUE, self.queue.clone())]
-        {
-            // One header too many is no reason to lose a message.
-            let _ = dead.headers_mut().insert_reserved(name.into(), value.into());
-        }
-        let publish = self.publisher.send(Route::Dead(&service), dead.build());
+        let dead = dead_letter(message, &self.queue, key, &reason);
+        let publish = self.publisher.send(Route::Dead(&service), dead);
         let (this, acks) = (Arc::clone(self), Arc::clone(acks));
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return acks.give_back(tag, true);

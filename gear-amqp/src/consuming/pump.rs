@@ -187,7 +187,7 @@ impl Consumers {
             Item { delivery, ack_when_taken: Some((Arc::clone(acks), tag)) }
         } else {
             if redelivered {
-                settler.out_again(tag, &message);
+                settler.out_again(tag, &message, &key);
             }
             let settle: Arc<dyn gear_api::Settle> = Arc::<Settler>::clone(settler);
             let settlement = Settlement::new(settle, tag);

@@ -6,6 +6,7 @@
 //! confirms. Nobody awaits anything under that lock; a publish is polled once, which queues its
 //! frames, and its confirm is awaited by the one task that [`Publisher::serve`] is.
 
+mod delays;
 mod flight;
 pub(crate) mod gate;
 pub(crate) mod outgoing;
@@ -28,6 +29,7 @@ use gear_api::{Clock, Id, Kind, Message, Publish, PublishError, Route, Text, Tim
 use tokio::sync::{Notify, oneshot};
 
 use self::{
+    delays::Delays,
     flight::{Flight, Publishing, Signal},
     gate::Gate,
     outgoing::{Asker, Outgoing, Target},
@@ -77,8 +79,7 @@ struct State {
     heard: u64,
     /// The broker closed the last channel: whoever may be the reason goes alone.
     careful: bool,
-    /// Delays whose exchange was declared over any connection.
-    declared: HashSet<Duration>,
+    delays: Delays,
     closing: bool,
 }
 
@@ -160,6 +161,7 @@ impl Publisher {
             lost: false,
             abandoned: false,
             suspect: false,
+            declared_again: false,
             alone_when_closed: 0,
         };
         let mut state = self.state();
@@ -245,9 +247,11 @@ impl Publisher {
         if let Err(error) = drained {
             blame(failed, error);
         }
-        if sent.settle() {
+        let (any, returned) = sent.settle();
+        if any {
             state.heard();
         }
+        state.send_again(returned);
     }
 }
 
@@ -270,7 +274,7 @@ impl State {
             suspicions: 0,
             heard: 0,
             careful: false,
-            declared: HashSet::new(),
+            delays: Delays::default(),
             closing: false,
         }
     }

@@ -130,6 +130,8 @@ pub(crate) struct Outgoing {
     pub(crate) abandoned: bool,
     /// It was on a channel that the broker closed, and may be the reason.
     pub(crate) suspect: bool,
+    /// It came back because nothing held it back, and goes once more.
+    pub(crate) declared_again: bool,
     /// Channels that were closed while it alone was on its way.
     pub(crate) alone_when_closed: u8,
 }
@@ -236,6 +238,7 @@ impl Outgoing {
             lost: false,
             abandoned: false,
             suspect: false,
+            declared_again: false,
             alone_when_closed: 0,
         }
     }

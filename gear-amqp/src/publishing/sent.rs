@@ -72,13 +72,18 @@ impl Sent {
     }
 
     /// All confirms that were ready have been drained: tells what is certain of them. Returns
-    /// whether anything is.
-    pub(super) fn settle(&mut self) -> bool {
+    /// whether anything is, and those to be held back for which there is no queue any more, once each.
+    pub(super) fn settle(&mut self) -> (bool, Vec<Outgoing>) {
         let Self { window, awaited, abandoned } = self;
-        let mut any = false;
+        let (mut any, mut again) = (false, Vec::new());
         window.settle(|mut outgoing, outcome| {
             any = true;
             if outgoing.abandoned { &mut *abandoned } else { &mut *awaited }.take(outgoing.size);
+            let was_declared = outgoing.target.delay.is_some() && !outgoing.declared_again;
+            if outcome == Outcome::Returned && was_declared && !outgoing.abandoned {
+                outgoing.declared_again = true;
+                return again.push(outgoing);
+            }
             outgoing.answer(match outcome {
                 Outcome::Confirmed => Ok(()),
                 Outcome::Returned => Err(outgoing.again(PublishError::NotRouted)),
@@ -87,7 +92,7 @@ impl Sent {
                 }
             });
         });
-        any
+        (any, again)
     }
 
     /// Tells those whose deadline has passed. They stay until the broker answers, and count as

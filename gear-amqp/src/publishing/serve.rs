@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gear_api::{PublishError, Text, topology};
+use gear_api::{PublishError, Text};
 use lapin::{Channel, Connection};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     link::{
-        declare::{Declarer, Owner},
+        declare::Declarer,
         rpc::{ANSWER, RpcError, code, is_reproach, open_confirming},
     },
     settings::Settings,
@@ -61,6 +61,12 @@ impl Publisher {
                 let undeclared = front.target.delay.filter(|delay| !up.delays.contains(delay));
                 let works = !up.blocked && up.failed.is_none();
                 let delay = undeclared.filter(|_| works)?;
+                if let Some(error) = state.delays.refusal(delay) {
+                    if let Some(mut front) = state.queue.pop_front() {
+                        front.refuse(error);
+                    }
+                    continue;
+                }
                 if !state.declaring || state.careful {
                     return Some(Turn::Declare(delay));
                 }
@@ -319,44 +325,6 @@ impl Publisher {
         state.heard();
         drop(state);
         self.waker.wake_by_ref();
-    }
-
-    async fn declare_delay(
-        &self,
-        connection: &Connection,
-        delay: Duration,
-    ) -> Result<(), RpcError> {
-        let (exchange, mut declaration) = topology::delay(delay);
-        declaration.queue.queue_type = self.settings.options.queue_type;
-        let mode = self.settings.options.topology;
-        let again = self.state().declared.contains(&delay);
-        let mut declarer = Declarer::new(connection, &self.settings.names, mode).again(again);
-        declarer.exchange(&exchange).await?;
-        declarer.queue(&declaration, Owner::Many).await?;
-        declarer.done().await;
-        let mut state = self.state();
-        state.declared.insert(delay);
-        if let Link::Up(up) = &mut state.link {
-            up.delays.insert(delay);
-        }
-        // At once: nobody may come before those that waited for it.
-        state.end_declaring();
-        Ok(())
-    }
-
-    /// Those that wait for this delay are told; with a lost connection they wait on.
-    fn refuse_delay(&self, delay: Duration, error: &RpcError) {
-        if !matches!(error, RpcError::Refused { .. }) {
-            return;
-        }
-        // They are gone at once: the next try may work, and what was refused must not be sent.
-        self.state().queue.retain_mut(|outgoing| {
-            let is_for_it = outgoing.target.delay == Some(delay);
-            if is_for_it {
-                outgoing.refuse(PublishError::Refused(error.to_string().into()));
-            }
-            !is_for_it
-        });
     }
 }
 

@@ -141,6 +141,11 @@ pub struct Headers {
     bytes: usize,
 }
 
+/// So many headers of Gear and of the broker have room beside those of the user,
+const MAX_RESERVED_COUNT: usize = 16;
+/// with so many bytes.
+const MAX_RESERVED_BYTES: usize = 4 * 1024;
+
 impl Headers {
     /// Headers of one message, at most.
     pub const MAX_COUNT: usize = 64;
@@ -186,17 +191,39 @@ impl Headers {
         let added = field_size(&name, &value);
         let place = self.fields.iter().position(|(other, _)| *other == name);
         let removed = place.map_or(0, |at| field_size(&self.fields[at].0, &self.fields[at].1));
-        if place.is_none() && self.fields.len() == Self::MAX_COUNT {
-            return Err(HeaderError::TooMany);
-        }
         let bytes = self.bytes - removed + added;
-        if bytes > Self::MAX_BYTES {
-            return Err(HeaderError::TooLarge);
+        let is_one_more = place.is_none();
+        if (is_one_more && self.fields.len() >= Self::MAX_COUNT) || bytes > Self::MAX_BYTES {
+            self.check_room(&name, is_one_more, bytes)?;
         }
         self.bytes = bytes;
         match place {
             Some(at) => self.fields[at].1 = value,
             None => self.fields.push((name, value)),
+        }
+        Ok(())
+    }
+
+    /// Whether the limits allow it, as far as the name is concerned: Gear's own headers, and the broker's, do not
+    /// take the place of the user's, and have some of their own.
+    #[cold]
+    fn check_room(&self, name: &str, is_one_more: bool, bytes: usize) -> Result<(), HeaderError> {
+        let reserved = || self.fields.iter().filter(|(name, _)| is_reserved(name));
+        let count = reserved().count();
+        let (mut max_count, mut max_bytes) = (Self::MAX_COUNT, Self::MAX_BYTES);
+        if is_reserved(name) {
+            max_count += MAX_RESERVED_COUNT;
+            max_bytes += MAX_RESERVED_BYTES;
+        } else {
+            let size: usize = reserved().map(|(name, value)| field_size(name, value)).sum();
+            max_count += count.min(MAX_RESERVED_COUNT);
+            max_bytes += size.min(MAX_RESERVED_BYTES);
+        }
+        if is_one_more && self.fields.len() >= max_count {
+            return Err(HeaderError::TooMany);
+        }
+        if bytes > max_bytes {
+            return Err(HeaderError::TooLarge);
         }
         Ok(())
     }
@@ -321,6 +348,35 @@ mod tests {
             headers.insert_reserved("deepest".into(), nest(5000)),
             Err(HeaderError::TooDeep)
         );
+    }
+
+    #[test]
+    fn what_gear_and_the_broker_say_takes_no_room_from_users() {
+        let mut headers = Headers::new();
+        for n in 0..Headers::MAX_COUNT {
+            headers.insert(format!("h{n}"), 1).unwrap();
+        }
+        headers.insert_reserved("gear-key".into(), "a.b".into()).unwrap();
+        for n in 1..MAX_RESERVED_COUNT {
+            headers.insert_reserved(format!("x-{n}").into(), true.into()).unwrap();
+        }
+        let more = headers.insert_reserved("x-more".into(), true.into());
+        assert_eq!(more, Err(HeaderError::TooMany));
+
+        // Whoever comes first.
+        let mut headers = Headers::new();
+        for n in 0..MAX_RESERVED_COUNT {
+            headers.insert_reserved(format!("x-{n}").into(), true.into()).unwrap();
+        }
+        for n in 0..Headers::MAX_COUNT {
+            headers.insert(format!("y{n}"), 1).unwrap();
+        }
+        assert_eq!(headers.insert("y", 1), Err(HeaderError::TooMany));
+        let all = "x".repeat(Headers::MAX_BYTES - headers.size());
+        headers.insert("y0", all).unwrap();
+        headers.insert_reserved("x-0".into(), "x".repeat(3 * 1024).into()).unwrap();
+        let more = headers.insert_reserved("x-1".into(), "x".repeat(1024).into());
+        assert_eq!(more, Err(HeaderError::TooLarge));
     }
 
     #[test]

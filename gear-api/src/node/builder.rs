@@ -291,12 +291,14 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         self
     }
 
-    /// How often a cast or an event that fails is tried again, by the handlers that follow: 6 times by
-    /// default, with 0 not at all. It waits at the broker, takes up none of the places of its queue
+    /// How often a cast, an event, or an answer of a reply handler, is tried again if it fails, by the handlers
+    /// that follow: 6 times by default, with 0 not at all. It waits at the broker, takes up none of the places of its queue
     /// meanwhile, and outlives this node: for 1 s, 5 s, 30 s, 2 min, 10 min and 1 h, the last as often as
     /// it takes, each up to a fifth less so that what failed together does not come together. Then it goes
     /// to the queue that it came from, where others may be before it, and any instance that
-    /// the queue is for may get it.
+    /// the queue is for may get it. If there is no such queue any more, as of an instance that has gone for
+    /// good, or if it takes nothing, being full or without a majority of its nodes, it is lost: RabbitMQ
+    /// moves what it has held back at most once.
     ///
     /// One that has failed so often is set aside in `SERVICE:dead`, with the reason; at once if the
     /// handler says that it [would fail again](Fault::permanent), if nobody can decode it, if it would be tried

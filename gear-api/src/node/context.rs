@@ -127,16 +127,17 @@ impl Context {
         &self.request.queue
     }
 
-    /// Whether it was delivered before, here or to another instance, and came back: what it asks for may
-    /// have been done, or be being done. That it was not does not say that it is the first of its
+    /// Whether it was delivered before, here or to another instance, and came back, also to be
+    /// [tried again](Self::attempt): what it asks for may have been done, or be being done. That it was not does not say that it is the first of its
     /// [`id`](Message::id): a sender that did not learn whether it arrived may have sent it again.
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
-        self.request.redelivered
+        self.request.redelivered || self.attempt() > 0
     }
 
-    /// How often it was tried before and failed: 0 the first time. Only casts and events are tried again, as
-    /// [`NodeBuilder::retries`](crate::NodeBuilder::retries) says.
+    /// How often it was tried before and failed: 0 the first time. Casts, events, and answers that a
+    /// reply handler takes are tried again, as [`NodeBuilder::retries`](crate::NodeBuilder::retries) says; calls
+    /// are not.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.request.message.attempt()

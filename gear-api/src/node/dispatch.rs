@@ -279,9 +279,13 @@ impl Dispatch {
 impl DeliverySink for Dispatch {
     fn deliver(&self, delivery: Delivery) {
         let Some(place) = self.tasks.enter() else { return self.hold(delivery) };
-        let (key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
+        let (mut key, redelivered) = (delivery.key().clone(), delivery.is_redelivered());
         let (message, settlement) = delivery.into_parts();
-        let key = failed::sent_under(&message, &self.queue, key);
+        if key == self.queue
+            && let Some(sent_under) = failed::sent_under(&message, |key| self.role.concerns(key))
+        {
+            key = sent_under;
+        }
         let (core, queue) = (Arc::clone(&self.core), self.queue.clone());
         let cx = Context::new(core, message, key, queue, redelivered);
         let mut job = Job::new(cx, settlement);

@@ -7,11 +7,8 @@ use foldhash::fast::FixedState;
 use crate::{
     HeaderValue, Message, Publish, Route, Text,
     client::Core,
-    topology::{RETRY_STEPS, header},
+    topology::{RETRY_STEPS, dead_letter, header, note_key},
 };
-
-/// Bytes of a reason that are kept, about.
-const MAX_REASON_CHARS: usize = 1024;
 
 /// How long to wait before a message is tried again, if it is: not if that has been done so often, nor
 /// where it would be of no more use.
@@ -40,8 +37,7 @@ pub(super) fn hold_back(
     core.transport.send(Route::Delayed { delay, jitter, queue }, again.build())
 }
 
-/// Puts a message where the operator finds it, with the reason. Whoever puts it back from there has it
-/// tried as often as a new one.
+/// Puts a message where the operator finds it, with the reason.
 pub(super) fn set_aside(
     core: &Core,
     message: &Message,
@@ -49,38 +45,20 @@ pub(super) fn set_aside(
     key: &Text,
     reason: &str,
 ) -> Publish {
-    let mut copy = message.to_builder().attempt(0).hops(0).durable(true).deadline(None);
-    let mut reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
-    match message.attempt() {
-        0 => {}
-        before => reason.push_str(&format!(" (tried {} times)", u64::from(before) + 1)),
-    }
-    note_key(copy.headers_mut(), queue, key);
-    for (name, value) in
-        [(header::DEAD_REASON, Text::from(reason)), (header::DEAD_QUEUE, queue.clone())]
-    {
-        // Headers that are full already lose the note, not the message.
-        let _ = copy.headers_mut().insert_reserved(Text::from_static(name), value.into());
-    }
-    core.transport.send(Route::Dead(core.instance.service()), copy.build())
+    let dead = dead_letter(message, queue, key, reason);
+    core.transport.send(Route::Dead(core.instance.service()), dead)
 }
 
-/// What comes back to a queue has the queue's name as its key.
-fn note_key(headers: &mut crate::Headers, queue: &Text, key: &Text) {
-    if key != queue {
-        let _ = headers.insert_reserved(Text::from_static(header::KEY), key.clone().into());
-    }
-}
-
-/// The key that a message was sent under, which came to `queue` under `key`.
+/// The key that a message was sent under, which came to `queue` under its name: what was held back, or put
+/// back by an operator. That may be another queue than it came from, which such a key is not for.
 #[inline]
-pub(super) fn sent_under(message: &Message, queue: &Text, key: Text) -> Text {
-    if message.headers().is_empty() || key != *queue {
-        return key;
+pub(super) fn sent_under(message: &Message, is_for_it: impl FnOnce(&str) -> bool) -> Option<Text> {
+    if message.headers().is_empty() {
+        return None;
     }
     match message.headers().get(header::KEY) {
-        Some(HeaderValue::Text(sent_under)) => sent_under.clone(),
-        _ => key,
+        Some(HeaderValue::Text(key)) if is_for_it(key) => Some(key.clone()),
+        _ => None,
     }
 }
 

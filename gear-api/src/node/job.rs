@@ -241,6 +241,11 @@ impl Job {
     /// Has it tried again after a delay, or puts it where the operator finds it. Only what the broker has
     /// confirmed to be there may leave its queue; until then a job that is dropped gives it back.
     fn not_handled(self, reason: String, delay: Option<Duration>) -> Rest {
+        if self.settlement.as_ref().is_some_and(|settlement| !settlement.is_open()) {
+            // As a copy of its own it would come twice from now on.
+            tracing::debug!("its connection is gone: it comes again by itself");
+            return Box::pin(async move { self.forget() });
+        }
         let (core, queue, key) = (self.core(), self.cx.queue(), self.cx.key());
         let held_back =
             delay.map(|delay| failed::hold_back(core, self.message(), queue, key, delay));

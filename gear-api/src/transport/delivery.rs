@@ -34,6 +34,14 @@ impl Verdict {
 pub trait Settle: Any + Send + Sync {
     /// Settles the delivery `tag`.
     fn settle(&self, tag: u64, verdict: Verdict);
+
+    /// Whether settling means something to the broker: not once the connection is gone that a delivery
+    /// came by, since it then comes again by itself.
+    ///
+    /// **Behaves**: where it can not tell, it does.
+    fn is_open(&self) -> bool {
+        true
+    }
 }
 
 /// A message with what the broker says of it. Settled by value, so settling twice does
@@ -137,6 +145,13 @@ impl Settlement {
         let (settle, tag) = self.0.as_ref()?;
         let settle: &dyn Any = &**settle;
         Some((settle.downcast_ref()?, *tag))
+    }
+
+    /// Whether settling it means something to the broker: not once the connection is gone that it came by,
+    /// since it then comes again by itself.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.as_ref().is_some_and(|(settle, _)| settle.is_open())
     }
 
     /// It is settled already. For backends.

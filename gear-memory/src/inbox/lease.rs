@@ -77,6 +77,10 @@ fn tag_of(tag: u64) -> Tag {
 }
 
 impl Settle for Lease {
+    fn is_open(&self) -> bool {
+        !self.undone.load(Ordering::Acquire)
+    }
+
     fn settle(&self, tag: u64, verdict: Verdict) {
         let tag = tag_of(tag);
         let unattended = self.inbox.unattended.load(Ordering::Relaxed);

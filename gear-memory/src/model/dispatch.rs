@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gear_api::{
-    HeaderValue, Text, Verdict,
+    Text, Verdict,
     topology::{self, QueueType},
 };
 use slotmap::SlotMap;
@@ -256,15 +256,11 @@ impl<O: Outlet> Model<O> {
         let Ok(exchange) = self.exchange(&topology::exchange::DEAD) else {
             return self.hold_back(id, queue, entry, now);
         };
-        let mut message = headers::to_send(entry.message.clone()).to_builder().durable(true);
-        let fields = message.headers_mut();
         let reason = format!("dropped {} times", entry.lost);
-        let from = self.queues[queue].spec.name.clone();
-        let mut set = |name, value| fields.insert_reserved(Text::from_static(name), value);
-        // Headers that are full already lose the note, not the message.
-        let _ = set(topology::header::DEAD_REASON, HeaderValue::Text(reason.into()));
-        let _ = set(topology::header::DEAD_QUEUE, HeaderValue::Text(from));
-        let outcome = self.republish(exchange, key, message.build(), now);
+        let from = &self.queues[queue].spec.name;
+        let message = headers::to_send(entry.message.clone());
+        let dead = topology::dead_letter(&message, from, &entry.key, &reason);
+        let outcome = self.republish(exchange, key, dead, now);
         if outcome.queues > 0 && !outcome.refused {
             self.bytes -= entry.charge;
         } else {

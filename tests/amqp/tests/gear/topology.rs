@@ -150,6 +150,16 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
     broker.api("POST", "/api/definitions", Some(&file)).await?;
     let url = format!("amqp://ctrl-user:secret@127.0.0.1:{}/%2f", broker.port());
     let mine = System { url, name: system.name.clone() };
+    // Who declares what is missing finds that nothing is.
+    let declaring = mine.builder().connect().await?;
+    let mut queue = declaring.subscribe(shared()).await?;
+    let [first, ..] = gear_api::topology::RETRY_STEPS;
+    let again = Route::Delayed { delay: first, jitter: first, queue: "CTRL" };
+    declaring.send(again, cast("again")).await?;
+    let delivery = next(&mut queue).await;
+    assert_eq!(text(delivery.message()), "again");
+    delivery.ack();
+    declaring.close().await;
     let transport = mine.builder().topology(TopologyMode::Passive).connect().await?;
     let mut queue = transport.subscribe(shared()).await?;
     let node = gear_api::Client::builder(transport.clone(), "CTRL.host1".parse()?).start().await?;
@@ -163,8 +173,6 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
     assert_eq!(text(later.message()), "later");
     later.ack();
     // As are those before another try.
-    let [first, ..] = gear_api::topology::RETRY_STEPS;
-    let again = Route::Delayed { delay: first, jitter: first, queue: "CTRL" };
     transport.send(again, cast("again")).await?;
     assert_eq!(text(next(&mut queue).await.message()), "again");
     // One that the file has not is not its own to make.
@@ -177,6 +185,48 @@ async fn definitions_are_all_that_a_service_with_few_rights_needs() -> Test {
     // Somebody else's queue is not its own.
     let other = Subscription::Service { service: REPO, prefetch: 1 };
     assert!(transport.subscribe(other).await.is_err());
+    Ok(())
+}
+
+/// Each refusal costs a channel, of which a connection has 2,047 in its life: what is refused is not asked
+/// for all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_that_is_refused_again_and_again_costs_no_connection() -> Test {
+    let system = System::new().await;
+    drop(serve(&system.connect().await, &CTRL, 1).await);
+    let transport = system.builder().topology(TopologyMode::Passive).connect().await?;
+    let mut status = transport.status();
+    status.mark_unchanged();
+    let delay = Duration::from_millis(77);
+    let route = Route::Delayed { delay, jitter: Duration::ZERO, queue: "CTRL" };
+    for n in 0..3_000 {
+        let refused = transport.send(route, cast("x")).await;
+        assert!(matches!(&refused, Err(PublishError::Refused(_))), "{n}: {refused:?}");
+    }
+    assert!(!status.has_changed()?, "{:?}", *status.borrow());
+    Ok(())
+}
+
+/// An operator deletes it to change its type, for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_a_delay_that_is_deleted_is_declared_again() -> Test {
+    let system = System::new().await;
+    let transport = system.connect().await;
+    let mut queue = serve(&transport, &CTRL, 1).await;
+    let delay = Duration::from_millis(50);
+    let route = Route::Delayed { delay, jitter: Duration::ZERO, queue: "CTRL" };
+    let (_connection, channel) = system.foreign().await?;
+    for n in 0..3 {
+        transport.send(route, cast(&n.to_string())).await?;
+        let delivery = next(&mut queue).await;
+        assert_eq!(text(delivery.message()), n.to_string());
+        delivery.ack();
+        let name = system.on_broker("gear:retry.50").into();
+        channel.queue_delete(name, lapin::options::QueueDeleteOptions::default()).await?;
+    }
+    // What is for nobody comes back as before.
+    let nobody = Route::Delayed { delay, jitter: Duration::ZERO, queue: "NOBODY" };
+    transport.send(nobody, cast("x")).await?; // it is held, and then lost
     Ok(())
 }
 
