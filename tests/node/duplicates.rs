@@ -229,3 +229,118 @@ async fn a_store_that_fails_keeps_messages_from_being_handled() -> Test {
     assert_eq!((node.stats().retried, store.handled.lock().map(|h| h.len()).ok()), (1, Some(1)));
     Ok(())
 }
+
+/// A store whose second user finds that the first was faster.
+#[derive(Default)]
+struct Contended(Store);
+
+impl Inbox for Contended {
+    type Transaction = Arc<Mutex<Vec<String>>>;
+
+    async fn begin(&self, key: &InboxKey) -> Result<Known<Self::Transaction>, BoxError> {
+        self.0.begin(key).await
+    }
+
+    async fn commit(
+        &self,
+        key: &InboxKey,
+        _: Self::Transaction,
+        reply: &Reply,
+    ) -> Result<(), BoxError> {
+        let mut handled = self.0.handled.lock().expect("no test panics in here");
+        if handled.contains_key(&key.to_string()) {
+            return Err("another was faster".into());
+        }
+        handled.insert(key.to_string(), reply.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_instances_at_once_the_second_gives_the_answer_of_the_first() -> Test {
+    async fn slow(_: Arc<()>, cx: Context, _: String) -> Result<String, Fault> {
+        tokio::time::sleep(SECOND).await;
+        Ok(cx.instance().to_string())
+    }
+    let (broker, store) = (broker(), Arc::new(Contended::default()));
+    let mut nodes = Vec::new();
+    for host in ["host1", "host2"] {
+        let node = node(&broker, &CTRL, host).layer(Deduplicate::new(Arc::clone(&store)));
+        nodes.push(node.on(ECHO, slow).start().await?);
+    }
+    let client = client(&broker).await;
+    let calls = [(); 2].map(|()| client.call(CTRL, ECHO, &"x".into()).id("one").send());
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await?);
+    }
+    assert_eq!(answers, ["CTRL.host1", "CTRL.host1"]);
+    assert!(nodes.iter().all(|node| node.stats().operations[0].1 == 1));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_first_waits_no_longer_than_his_deadline() -> Test {
+    async fn stuck(log: Arc<Log>, _: Context, text: String) -> Result<(), Fault> {
+        log.add(text);
+        tokio::time::sleep(SECOND * 60).await;
+        Err(Fault::new("no", "it was stuck"))
+    }
+    let (broker, log) = (broker(), Log::default());
+    let node = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
+    let node = node.concurrency(2).retries(0).state(log.clone()).on(NOTE, stuck).start().await?;
+    let client = client(&broker).await;
+    client.cast(CTRL, NOTE, &"x".into()).id("one").await?;
+    client.cast(CTRL, NOTE, &"x".into()).id("one").expires(SECOND * 5).await?;
+    tokio::time::sleep(SECOND * 6).await;
+    assert_eq!(node.stats().expired, 1);
+    // Its place is free.
+    client.cast(CTRL, NOTE, &"y".into()).id("two").await?;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(log.take(), ["x", "y"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_is_given_twice_is_one() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let layer = Deduplicate::new(Window::default());
+    let node = node(&broker, &CTRL, "host1").state(log.clone()).layer(layer.clone()).on(NOTE, note);
+    let other = Operation::<String, ()>::new("other");
+    let _node = node.layer(layer).on(other, note).start().await?;
+    let client = client(&broker).await;
+    for _ in 0..2 {
+        client.call(CTRL, other, &"x".into()).id("one").timeout(SECOND).await?;
+    }
+    assert_eq!(log.take(), ["CTRL.host1 CTRL x"]);
+    Ok(())
+}
+
+/// A store keeps what it is given: an answer that another service gives is none of this one.
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_on_is_not_answered_when_it_comes_again() -> Test {
+    async fn on(
+        _: Arc<()>,
+        _: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        Ok(caller.forward(REPO, ECHO, &text).await?)
+    }
+    async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        tokio::time::sleep(SECOND).await;
+        Ok(text)
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
+    let ctrl = ctrl.on_with_caller(NOTE_TEXT, on).start().await?;
+    let _repo = node(&broker, &REPO, "host1").on(ECHO, echo).start().await?;
+    let client = client(&broker).await;
+    broker.inject(BrokerFault::Duplicate);
+    assert_eq!(client.call(CTRL, NOTE_TEXT, &"x".into()).await?, "x");
+    broker.idle().await;
+    assert_eq!((ctrl.stats().operations[0].1, client.stats().late_replies), (2, 0));
+    Ok(())
+}
+
+const NOTE_TEXT: Operation<String, String> = Operation::new("note");

@@ -214,3 +214,143 @@ async fn what_was_tried_before_is_handed_on_as_new() -> Test {
     assert_eq!(log.take(), ["REPO.* 0 0 x"]);
     Ok(())
 }
+
+/// Once another service has it, whatever becomes of the one that handed it on is its own affair.
+#[tokio::test(start_paused = true)]
+async fn who_has_handed_on_answers_nothing_any_more() -> Test {
+    async fn then(
+        _: Arc<()>,
+        _: Context,
+        how: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        let _outcome = caller.forward(REPO, ECHO, &how).await?;
+        match &*how {
+            "fails" => Err(Fault::new("no", "too late")),
+            "panics" => panic!("as it was told"),
+            "hangs" => std::future::pending().await,
+            _ => caller.reply(&"from here, too".into()),
+        }
+    }
+    async fn slow(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
+        tokio::time::sleep(SECOND * 5).await;
+        Ok(text)
+    }
+    let broker = broker();
+    let _repo = node(&broker, &REPO, "host1").on(ECHO, slow).start().await?;
+    let client = client(&broker).await;
+    for how in ["fails", "panics", "hangs", "answers"] {
+        let ctrl = node(&broker, &CTRL, "host1").on_with_caller(ASK, then).start().await?;
+        let call = client.call(CTRL, ASK, &how.into()).send();
+        tokio::time::sleep(SECOND).await;
+        ctrl.shutdown(SECOND).await;
+        assert_eq!(call.await?, how);
+        broker.idle().await;
+        assert_eq!(client.stats().late_replies, 0, "{how}");
+    }
+    Ok(())
+}
+
+/// It may have arrived: then the answer comes, and an error would be wrong.
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_handed_on_is_not_an_error() -> Test {
+    let (broker, log) = (broker(), Log::default());
+    let ctrl = node(&broker, &CTRL, "host1").send_timeout(SECOND).on_with_caller(ASK, to_repo);
+    let ctrl = ctrl.start().await?;
+    let repo = node(&broker, &REPO, "host1").state(log.clone()).on(ECHO, echo).start().await?;
+    let client = client(&broker).await;
+    broker.inject(Injection::new(BrokerFault::LoseConfirm).on(Pattern::new("REPO")));
+    assert_eq!(client.call(CTRL, ASK, &"x".into()).await?, "x");
+    broker.idle().await;
+    assert_eq!((ctrl.stats().failed, client.stats().late_replies), (0, 0));
+    // A cast is tried again, since nobody waits for it.
+    broker.inject(Injection::new(BrokerFault::LoseConfirm).on(Pattern::new("REPO")));
+    client.cast(CTRL, ASK, &"y".into()).await?;
+    broker.idle().await;
+    assert_eq!((ctrl.stats().retried, repo.stats().operations[0].1), (1, 3));
+    Ok(())
+}
+
+/// What was done before a service was asked that had too much to do, that one does not know.
+#[tokio::test(start_paused = true)]
+async fn no_error_of_what_was_handed_on_says_that_nothing_was_done() -> Test {
+    async fn busy(_: Arc<()>, _: Context, _: String) -> Result<String, Fault> {
+        Err(Fault::new(gear::code::OVERLOADED, "too much to do").retryable())
+    }
+    let broker = broker();
+    let _ctrl = node(&broker, &CTRL, "host1").on_with_caller(ASK, to_repo).start().await?;
+    let _repo = node(&broker, &REPO, "host1").on(ECHO, busy).start().await?;
+    let client = client(&broker).await;
+    let direct = client.call(REPO, ECHO, &"x".into()).await.unwrap_err();
+    assert_eq!(direct.retry(), gear::Retry::Safe);
+    let handed_on = client.call(CTRL, ASK, &"x".into()).await.unwrap_err();
+    assert_eq!(handed_on.code(), Some(gear::code::OVERLOADED));
+    assert_eq!(handed_on.retry(), gear::Retry::IfIdempotent);
+    Ok(())
+}
+
+/// From group to group it would be three times as much with every hop.
+#[tokio::test(start_paused = true)]
+async fn a_circle_through_groups_ends_before_it_is_many() -> Test {
+    async fn around(
+        log: Arc<Log>,
+        _: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        log.add(&*text);
+        Ok(caller.forward(CTRL.all(), ASK, &text).await?)
+    }
+    let (broker, log) = (broker(), Log::default());
+    let mut nodes = Vec::new();
+    for host in ["host1", "host2", "host3"] {
+        let node = node(&broker, &CTRL, host).state(log.clone());
+        nodes.push(node.on_with_caller(ASK, around).start().await?);
+    }
+    let client = client(&broker).await;
+    let error = client.call(CTRL, ASK, &"x".into()).await.unwrap_err();
+    assert_eq!(error.code(), Some(gear::code::LOOP));
+    broker.idle().await;
+    assert_eq!(log.take().len(), 1 + 3);
+    Ok(())
+}
+
+/// What went in a circle is handled as new when the services are mended.
+#[tokio::test(start_paused = true)]
+async fn what_was_set_aside_for_its_hops_may_be_put_back() -> Test {
+    async fn around(
+        _: Arc<()>,
+        _: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        Ok(caller.forward(CTRL, ASK, &text).await?)
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").on_with_caller(ASK, around).start().await?;
+    client(&broker).await.cast(CTRL, ASK, &"x".into()).await?;
+    broker.idle().await;
+    let dead = broker.messages("CTRL:dead").remove(0);
+    assert_eq!((dead.hops(), ctrl.stats().failed), (0, 1));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_the_deadline_is_not_sent() -> Test {
+    let (broker, kept) = (broker(), Arc::new(Kept::default()));
+    let node = node(&broker, &CTRL, "host1").state(Arc::clone(&kept)).on_with_caller(ASK, keep);
+    let node = node.start().await?;
+    let client = client(&broker).await;
+    let call = client.call(CTRL, ASK, &"x".into()).timeout(SECOND).await;
+    assert!(matches!(call, Err(CallError::DeadlinePassed)), "{call:?}");
+    let deferred = kept.lock().expect("no test panics in here").take().ok_or("it was put off")?;
+    assert!(deferred.wants_answer());
+    let late = deferred.reply(node.client(), &"y".into()).await;
+    assert!(matches!(late, Err(CastError::NotSent(NotSent::TooLate))), "{late:?}");
+    client.cast(CTRL, ASK, &"x".into()).await?;
+    broker.idle().await;
+    let deferred = kept.lock().expect("no test panics in here").take().ok_or("it was put off")?;
+    assert!(!deferred.wants_answer());
+    deferred.fail(node.client(), Fault::new("no", "nobody hears it")).await?;
+    Ok(())
+}
