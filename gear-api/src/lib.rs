@@ -16,6 +16,7 @@
 //! | [`Context`] | what a handler knows of its request; its client hands the deadline on |
 //! | [`Caller`] | whoever asked, to a handler that hands the request on to another service, or answers later |
 //! | [`Deduplicate`] | a layer behind which a message that comes twice is handled once, as an [`Inbox`] remembers |
+//! | [`DeadLetters`] | what a service has set aside, to be put back or thrown away |
 //! | [`Request`] | what tower layers around handlers see; they can tell the handler what they know |
 //! | [`Fault`] | what a handler returns when it fails; [`RemoteError`] is what the caller sees of it |
 //! | [`CallError`] | how a call ended without a reply, and whether to [`retry`](CallError::retry) |
@@ -114,9 +115,9 @@ pub use {
     },
     bytes::Bytes,
     client::{
-        Answer, Answers, Call, CallError, Cast, CastError, Client, ClientBuilder, Deferred, Gather,
-        Gathering, NotSent, RemoteError, Response, Retry, Sending, StartError, Stats, Tap, Tapped,
-        Unfinished,
+        Answer, Answers, Call, CallError, Cast, CastError, Client, ClientBuilder, DeadLetter,
+        DeadLetters, Deferred, Gather, Gathering, NotSent, RemoteError, Response, Retry, Sending,
+        StartError, Stats, Tap, Tapped, Unfinished,
     },
     clock::{Clock, Timestamp},
     codec::{Codec, CodecError, Json, Raw},

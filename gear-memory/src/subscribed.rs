@@ -73,6 +73,10 @@ impl Subscribed {
                 let service = group.service().clone();
                 (topology::events(&group, &patterns), prefetch.max(1).into(), Some(service))
             }
+            Subscription::Dead { service, prefetch } => {
+                queue_type = shared.queue_type;
+                (topology::dead(&service), prefetch.max(1).into(), None)
+            }
             Subscription::Tap { feed, pattern } => {
                 (topology::tap(feed, &pattern), TAP_PREFETCH, None)
             }

@@ -23,7 +23,7 @@ pub(crate) enum Slot {
     Shared = 0,
     /// What is this instance's own, and events.
     Own = 1,
-    /// Taps. RabbitMQ closes a channel on which something is unsettled for half an hour
+    /// Taps, and what was set aside. RabbitMQ closes a channel on which something is unsettled for half an hour
     /// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>), and nobody has to look at a
     /// tap.
     Watch = 2,
@@ -118,6 +118,12 @@ impl Subscribed {
                 let service = group.service().clone();
                 let declaration = topology::events(&group, &patterns);
                 (Particular::Nothing, declaration, prefetch, Some(service))
+            }
+            Subscription::Dead { service, prefetch } => {
+                // Whoever looks at them may take his time.
+                slot = Slot::Watch;
+                origin = Origin::Either;
+                (Particular::Nothing, topology::dead(&service), prefetch, Some(service))
             }
             Subscription::Tap { feed, pattern } => {
                 slot = Slot::Watch;

@@ -4,6 +4,7 @@ mod asked;
 mod call;
 mod cast;
 mod core;
+mod dead_letters;
 mod deferred;
 mod error;
 mod gather;
@@ -23,14 +24,15 @@ pub use self::{
     call::{Call, Response},
     cast::{Cast, Sending},
     core::{Stats, Unfinished},
+    dead_letters::{DeadLetter, DeadLetters},
     deferred::Deferred,
     error::{CallError, CastError, NotSent, RemoteError, Retry, StartError},
     gather::{Answer, Answers, Gather, Gathering},
     tap::{Tap, Tapped},
 };
 use crate::{
-    Address, Clock, Codec, Feed, Instance, Message, Operation, Pattern, Status, SubscribeError,
-    Topic, Transport,
+    Address, Clock, Codec, Feed, Instance, Message, Operation, Pattern, Service, Status,
+    SubscribeError, Topic, Transport,
 };
 
 /// Talks to services. Cheap to clone; what handlers hold, and programs that only ask.
@@ -296,6 +298,60 @@ impl Client {
     /// Dropped before it returns, no tap remains.
     pub async fn tap(&self, feed: Feed, pattern: Pattern) -> Result<Tap, SubscribeError> {
         Tap::open(&self.core, feed, pattern).await
+    }
+
+    /// Looks at what a service has set aside in `SERVICE:dead`, the oldest first: casts and events that failed
+    /// for good, with the reason. Each can be put back, to be handled after all, or discarded; the others
+    /// stay.
+    ///
+    /// ```
+    /// use gear_api::{Context, Fault, Node, Operation, Service};
+    /// use gear_memory::MemoryBroker;
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    ///
+    /// const MAIL: Service = Service::new("MAIL");
+    /// const SEND: Operation<String, ()> = Operation::new("send");
+    ///
+    /// async fn send(works: Arc<AtomicBool>, _: Context, _to: String) -> Result<(), Fault> {
+    ///     match works.load(Ordering::Relaxed) {
+    ///         true => Ok(()),
+    ///         false => Err(Fault::new("no-server", "the server is gone").permanent()),
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (broker, works) = (MemoryBroker::new(), Arc::new(AtomicBool::new(false)));
+    /// let node = Node::builder(broker.connect(), MAIL.at("host1")?).state(Arc::clone(&works));
+    /// let node = node.on(SEND, send).start().await?;
+    /// let client = node.client();
+    /// client.cast(MAIL, SEND, &"ada@example.org".to_owned()).await?;
+    /// broker.idle().await;
+    ///
+    /// works.store(true, Ordering::Relaxed);
+    /// let mut dead = client.dead_letters(&MAIL).await?;
+    /// while let Some(letter) = dead.next().await {
+    ///     println!("{} {}: {}", letter.queue(), letter.message().operation(), letter.reason());
+    ///     letter.put_back().await?;
+    ///     # break;
+    /// }
+    /// broker.idle().await;
+    /// assert_eq!(node.stats().operations[0].1, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// While the connection is down, this waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] if the broker refuses or the backend has no dead letters.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing has changed.
+    pub async fn dead_letters(&self, service: &Service) -> Result<DeadLetters, SubscribeError> {
+        DeadLetters::open(&self.core, service).await
     }
 
     /// Who this client is.

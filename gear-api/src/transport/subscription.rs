@@ -42,6 +42,14 @@ pub enum Subscription {
         /// Unsettled deliveries at a time.
         prefetch: u16,
     },
+    /// The queue of what a service has set aside. Several may look into it, and each message goes to one of
+    /// them.
+    Dead {
+        /// The service.
+        service: Service,
+        /// Unsettled deliveries at a time.
+        prefetch: u16,
+    },
     /// Copies of what passes, for watching. Never competes with the consumers and needs no
     /// settling. When nobody looks for long, copies are dropped (the broker keeps the newest
     /// 10,000, beside those that were on the way), and count as stored until then. Taps do
@@ -61,6 +69,7 @@ impl fmt::Debug for Subscription {
             Self::Instance { instance, .. } => write!(f, "Subscription({instance})"),
             Self::Replies { instance, .. } => write!(f, "Subscription({instance}:reply)"),
             Self::Events { group, .. } => write!(f, "Subscription({group})"),
+            Self::Dead { service, .. } => write!(f, "Subscription({service}:dead)"),
             Self::Tap { pattern, .. } => write!(f, "Subscription(tap {pattern})"),
         }
     }

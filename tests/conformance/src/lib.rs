@@ -111,6 +111,7 @@ const SUITES: &[suite::Suite] = &[
     node::calls::SUITE,
     node::casts::SUITE,
     node::retries::SUITE,
+    node::dead_letters::SUITE,
     node::duplicates::SUITE,
     node::events::SUITE,
     node::nested::SUITE,

@@ -123,6 +123,7 @@ impl Transport for Bare {
     async fn subscribe(&self, subscription: Subscription) -> Result<Consumer, SubscribeError> {
         match subscription {
             Subscription::Events { .. } => return Err(SubscribeError::Unsupported("events")),
+            Subscription::Dead { .. } => return Err(SubscribeError::Unsupported("dead letters")),
             Subscription::Tap { .. } => return Err(SubscribeError::Unsupported("taps")),
             _ => {}
         }

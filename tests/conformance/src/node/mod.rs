@@ -6,6 +6,7 @@ pub(crate) mod addressing;
 pub(crate) mod answers;
 pub(crate) mod calls;
 pub(crate) mod casts;
+pub(crate) mod dead_letters;
 pub(crate) mod duplicates;
 pub(crate) mod events;
 pub(crate) mod faults;

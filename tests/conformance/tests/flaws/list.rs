@@ -310,7 +310,8 @@ pub(crate) const FLAWS: &[Flaw] = flaws! {
            "node-retries::what_goes_on_failing_is_set_aside";
     "what is set aside is forgotten": More(More::DeadForgotten)
         => "dead-letters::what_is_set_aside_waits_for_an_operator",
-           "node-casts::what_cannot_be_handled_is_set_aside";
+           "node-casts::what_cannot_be_handled_is_set_aside",
+           "node-dead-letters::what_is_put_back_is_handled_where_it_was";
 
     // Publishing.
     "what reaches nobody is confirmed": Answered(|answer| match answer {
