@@ -43,8 +43,10 @@ pub mod header {
     pub const ERROR: &str = "gear-error";
     /// On what was handed on, and asks something else since: what whoever asked has asked.
     pub const ASKED: &str = "gear-asked";
-    /// On what was handed on, and on its answer: the instance of a group that was asked.
+    /// On what was handed on, and on its answer: the instance that was asked.
     pub const ASKED_OF: &str = "gear-asked-of";
+    /// On what was handed on and came through a group: that group.
+    pub const GROUP: &str = "gear-group";
     /// On what was held back or set aside: the key that it was sent under, if that is not the name of the
     /// queue that it came from.
     pub const KEY: &str = "gear-key";

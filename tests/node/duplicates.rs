@@ -344,3 +344,118 @@ async fn what_was_handed_on_is_not_answered_when_it_comes_again() -> Test {
 }
 
 const NOTE_TEXT: Operation<String, String> = Operation::new("note");
+
+/// Whoever asks again by himself is no copy: he is told at once that he will not be answered, or is handled.
+#[tokio::test(start_paused = true)]
+async fn who_asks_again_with_the_same_id_does_not_wait_for_nothing() -> Test {
+    async fn on(
+        _: Arc<()>,
+        _: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        Ok(caller.forward(REPO, ECHO, &text).await?)
+    }
+    async fn fail_first(
+        tries: Arc<AtomicUsize>,
+        _: Context,
+        text: String,
+    ) -> Result<String, Fault> {
+        match tries.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(Fault::new(gear::code::OVERLOADED, "too much to do").retryable()),
+            _ => Ok(text),
+        }
+    }
+    let broker = broker();
+    let ctrl = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
+    let ctrl = ctrl.on_with_caller(NOTE_TEXT, on).state(AtomicUsize::new(0)).on(ECHO, fail_first);
+    let _ctrl = ctrl.start().await?;
+    let _repo = node(&broker, &REPO, "host1").start().await?;
+    let client = client(&broker).await;
+    // REPO does not answer, so the first one ends at its deadline.
+    broker.inject(BrokerFault::LoseMessage);
+    let mut errors = Vec::new();
+    for _ in 0..2 {
+        let call = client.call(CTRL, NOTE_TEXT, &"x".into()).id("one").timeout(SECOND * 60);
+        errors.push(call.await.unwrap_err());
+    }
+    assert!(errors.iter().all(|error| error.retry() != gear::Retry::Safe), "{errors:?}");
+    // One that failed is handled once more.
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        told.push(client.call(CTRL, ECHO, &"x".into()).id("two").await.ok());
+    }
+    assert_eq!(told, [None, Some("x".to_owned())]);
+    Ok(())
+}
+
+/// A layer that tries again, around this one.
+#[derive(Clone)]
+struct Twice<S>(S);
+
+impl<S> tower::Service<gear::Request> for Twice<S>
+where
+    S: tower::Service<gear::Request, Response = Reply, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: gear::Request) -> Self::Future {
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            match service.call(request.clone()).await {
+                Err(_) => service.call(request).await,
+                reply => reply,
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_around_it_may_try_again() -> Test {
+    async fn fail_first(log: Arc<Log>, cx: Context, text: String) -> Result<String, Fault> {
+        let transaction: &Arc<Mutex<Vec<String>>> = cx.extension().expect("one has begun");
+        let mut written = transaction.lock().expect("no test panics in here");
+        written.push(text.clone());
+        log.add(format!("{} {}", written.len(), log.len()));
+        if log.len() == 1 { panic!("the first time") } else { Ok(text) }
+    }
+    let (broker, log, store) = (broker(), Log::default(), Arc::new(Store::default()));
+    let stack = tower::ServiceBuilder::new()
+        .layer(tower::layer::layer_fn(Twice))
+        .layer(Deduplicate::new(Arc::clone(&store)));
+    let node = node(&broker, &CTRL, "host1").layer(stack);
+    let _node = node.state(log.clone()).on(ECHO, fail_first).start().await?;
+    assert_eq!(client(&broker).await.call(CTRL, ECHO, &"x".into()).await?, "x");
+    // Each try has its own transaction.
+    assert_eq!(log.take(), ["1 0", "1 1"]);
+    Ok(())
+}
+
+/// An effect and a panic: whoever asked was told, and a copy does not do it again.
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_a_call_that_panicked_is_told_the_same() -> Test {
+    async fn explode(log: Arc<Log>, _: Context, text: String) -> Result<String, Fault> {
+        log.add(text);
+        panic!("after the effect")
+    }
+    let (broker, log) = (broker(), Log::default());
+    let node = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
+    let node = node.state(log.clone()).on(ECHO, explode).start().await?;
+    let client = client(&broker).await;
+    broker.inject(BrokerFault::Duplicate);
+    let error = client.call(CTRL, ECHO, &"x".into()).await.unwrap_err();
+    assert_eq!(error.code(), Some(gear::code::PANICKED));
+    broker.idle().await;
+    assert_eq!((log.take().len(), node.stats().operations[0].1), (1, 2));
+    Ok(())
+}

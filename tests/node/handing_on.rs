@@ -7,8 +7,8 @@ use std::{
 };
 
 use gear::{
-    Address, BoxError, CallError, Caller, CastError, Context, Deferred, Fault, HandlerService,
-    NotSent, Operation, Outcome, Pattern, Reply, Request,
+    Address, BoxError, CallError, Caller, CastError, Context, Deduplicate, Deferred, Fault,
+    HandlerService, NotSent, Operation, Outcome, Pattern, Reply, Request, Window,
     memory::{BrokerFault, Injection},
 };
 use tokio::time::Instant;
@@ -211,7 +211,7 @@ async fn what_was_tried_before_is_handed_on_as_new() -> Test {
     let _repo = node(&broker, &REPO, "host1").state(log.clone()).on(NOTE, tell).start().await?;
     client(&broker).await.cast(CTRL.all(), NOTE, &"x".into()).await?;
     broker.idle().await;
-    assert_eq!(log.take(), ["REPO.* 0 0 x"]);
+    assert_eq!(log.take(), ["REPO.* 0 1 x"], "it came through a group");
     Ok(())
 }
 
@@ -236,17 +236,23 @@ async fn who_has_handed_on_answers_nothing_any_more() -> Test {
         tokio::time::sleep(SECOND * 5).await;
         Ok(text)
     }
-    let broker = broker();
-    let _repo = node(&broker, &REPO, "host1").on(ECHO, slow).start().await?;
-    let client = client(&broker).await;
-    for how in ["fails", "panics", "hangs", "answers"] {
-        let ctrl = node(&broker, &CTRL, "host1").on_with_caller(ASK, then).start().await?;
+    let cases = ["fails", "panics", "hangs", "answers"].map(|how| [(how, false), (how, true)]);
+    for (how, comes_twice) in cases.concat() {
+        let broker = broker();
+        let _repo = node(&broker, &REPO, "host1").on(ECHO, slow).start().await?;
+        let client = client(&broker).await;
+        let ctrl = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
+        let ctrl = ctrl.on_with_caller(ASK, then).start().await?;
+        // The copy has its answer from there as well, or goes back.
+        if comes_twice {
+            broker.inject(BrokerFault::Duplicate);
+        }
         let call = client.call(CTRL, ASK, &how.into()).send();
         tokio::time::sleep(SECOND).await;
         ctrl.shutdown(SECOND).await;
         assert_eq!(call.await?, how);
         broker.idle().await;
-        assert_eq!(client.stats().late_replies, 0, "{how}");
+        assert_eq!(client.stats().late_replies, 0, "{how} {comes_twice}");
     }
     Ok(())
 }
@@ -352,5 +358,105 @@ async fn an_answer_after_the_deadline_is_not_sent() -> Test {
     let deferred = kept.lock().expect("no test panics in here").take().ok_or("it was put off")?;
     assert!(!deferred.wants_answer());
     deferred.fail(node.client(), Fault::new("no", "nobody hears it")).await?;
+    Ok(())
+}
+
+/// What was done is skipped when the rest is tried again, and the rest is no copy of it.
+#[tokio::test(start_paused = true)]
+async fn a_part_that_is_handed_on_later_is_another_one() -> Test {
+    async fn parts(
+        done: Arc<Mutex<Vec<String>>>,
+        cx: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        let mut last = None;
+        for part in text.chars().map(String::from) {
+            if done.lock().expect("no test panics in here").contains(&part) {
+                continue;
+            }
+            if part == "b" && cx.attempt() == 0 {
+                return Err(Fault::new("later", "b is not to be had yet"));
+            }
+            last = Some(caller.forward(REPO, ECHO, &part).await?);
+            done.lock().expect("no test panics in here").push(part);
+        }
+        last.ok_or_else(|| Fault::new("none", "there are no parts"))
+    }
+    let (broker, log) = (broker(), Log::default());
+    let ctrl = node(&broker, &CTRL, "host1").state(Mutex::new(Vec::new()));
+    let _ctrl = ctrl.on_with_caller(ASK, parts).start().await?;
+    let repo = node(&broker, &REPO, "host1").layer(Deduplicate::new(Window::default()));
+    let _repo = repo.state(log.clone()).on(ECHO, echo).start().await?;
+    client(&broker).await.cast(CTRL, ASK, &"abc".into()).await?;
+    broker.idle().await;
+    assert_eq!(log.take(), ["a", "b", "c"]);
+    Ok(())
+}
+
+/// A group that asks a service that asks the group.
+#[tokio::test(start_paused = true)]
+async fn a_circle_that_only_passes_through_a_group_ends_as_well() -> Test {
+    async fn to_service(
+        log: Arc<Log>,
+        _: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        log.add("group");
+        Ok(caller.forward(REPO, ASK, &text).await?)
+    }
+    async fn to_group(
+        _: Arc<Log>,
+        _: Context,
+        text: String,
+        caller: Caller<String>,
+    ) -> Result<Outcome, Fault> {
+        Ok(caller.forward(CTRL.all(), ASK, &text).await?)
+    }
+    let (broker, log) = (broker(), Log::default());
+    let mut nodes = Vec::new();
+    for host in ["host1", "host2", "host3"] {
+        let node = node(&broker, &CTRL, host).state(log.clone());
+        nodes.push(node.on_with_caller(ASK, to_service).start().await?);
+    }
+    let repo = node(&broker, &REPO, "host1").state(log.clone()).on_with_caller(ASK, to_group);
+    let repo = repo.start().await?;
+    client(&broker).await.cast(CTRL.all(), ASK, &"x".into()).await?;
+    broker.idle().await;
+    assert_eq!((log.take().len(), repo.stats().failed, repo.stats().retried), (3, 3, 0));
+    Ok(())
+}
+
+/// An instance that hands on what it was asked by name is the one that has answered.
+#[tokio::test(start_paused = true)]
+async fn who_gathers_from_one_instance_knows_its_answer() -> Test {
+    let broker = broker();
+    let _ctrl = node(&broker, &CTRL, "host1").on_with_caller(ASK, to_repo).start().await?;
+    let repo = node(&broker, &REPO, "host1").state(Log::default()).on(ECHO, echo).start().await?;
+    let asked = CTRL.at("host1")?;
+    let gather = repo.client().gather(asked.clone(), ASK, &"x".into()).expect([&asked]);
+    let mut answers = gather.timeout(SECOND * 60).await?;
+    let start = Instant::now();
+    let answer = answers.next().await.ok_or("it has answered")?;
+    assert_eq!((answer.from, answer.result?), (Some(asked), "x".to_owned()));
+    assert!(answers.next().await.is_none());
+    assert_eq!(start.elapsed(), std::time::Duration::ZERO);
+    Ok(())
+}
+
+/// Whoever answers later does not know what was done before, either.
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_on_and_put_off_is_not_safe_to_ask_again() -> Test {
+    let (broker, kept) = (broker(), Arc::new(Kept::default()));
+    let _ctrl = node(&broker, &CTRL, "host1").on_with_caller(ASK, to_repo).start().await?;
+    let repo = node(&broker, &REPO, "host1").state(Arc::clone(&kept)).on_with_caller(ECHO, keep);
+    let repo = repo.start().await?;
+    let call = client(&broker).await.call(CTRL, ASK, &"x".into()).send();
+    broker.idle().await;
+    let deferred = kept.lock().expect("no test panics in here").take().ok_or("it was put off")?;
+    let busy = Fault::new(gear::code::OVERLOADED, "too much to do").retryable();
+    deferred.fail(repo.client(), busy).await?;
+    assert_eq!(call.await.unwrap_err().retry(), gear::Retry::IfIdempotent);
     Ok(())
 }

@@ -60,6 +60,10 @@ impl Log {
         self.0.lock().expect("no test panics in here").push(line.into());
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().expect("no test panics in here").len()
+    }
+
     /// The lines so far; the log is empty then.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().expect("no test panics in here"))

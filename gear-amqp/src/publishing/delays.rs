@@ -30,6 +30,11 @@ pub(super) struct Delays {
 }
 
 impl Delays {
+    /// This may be another broker, or another user.
+    pub(super) fn ask_again(&mut self) {
+        self.refused.clear();
+    }
+
     /// Why the broker will refuse it most likely.
     pub(super) fn refusal(&mut self, delay: Duration) -> Option<PublishError> {
         let (at, why) = self.refused.get(&delay)?;
@@ -72,7 +77,10 @@ impl Publisher {
         }
         let mut state = self.state();
         let why = Text::from(error.to_string());
-        state.delays.refused.insert(delay, (Instant::now(), why.clone()));
+        // The node that has its queue may be back soon.
+        if !error.is_out_of_reach() {
+            state.delays.refused.insert(delay, (Instant::now(), why.clone()));
+        }
         // They are gone at once: what was refused must not be sent.
         state.queue.retain_mut(|outgoing| {
             let is_for_it = outgoing.target.delay == Some(delay);

@@ -264,6 +264,7 @@ impl Publisher {
             user: self.settings.options.send_user_id.then(|| user.to_owned()),
         }));
         state.suspicions = 0;
+        state.delays.ask_again();
         drop(state);
         self.board.publishing(true);
     }

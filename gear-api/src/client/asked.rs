@@ -16,8 +16,10 @@ pub(crate) struct Asked {
     pub(crate) deadline: Option<Timestamp>,
     /// The id of the answer, where it may come to handlers: the same if the request is answered again.
     pub(crate) answer_id: Option<Id>,
-    /// The instance of a group that was asked, if another one answers.
+    /// The instance that was asked, if another one answers.
     pub(crate) instance: Option<Text>,
+    /// Whether it was handed on: what was done before, whoever answers does not know.
+    pub(crate) handed_on: bool,
 }
 
 impl Core {

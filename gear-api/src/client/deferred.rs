@@ -40,6 +40,8 @@ struct Saved {
     deadline: Option<u64>,
     answer_id: Option<String>,
     instance: Option<String>,
+    #[serde(default)]
+    handed_on: bool,
 }
 
 impl<Rep, C> Deferred<Rep, C> {
@@ -86,7 +88,8 @@ impl<Rep, C> Deferred<Rep, C> {
     /// As for [`reply`](Self::reply).
     pub fn fail(&self, client: &Client, fault: impl Into<Fault>) -> Sending {
         let fault = fault.into();
-        let error = fault.shown();
+        let mut error = fault.shown().clone();
+        error.retryable &= !self.asked.handed_on;
         if !self.wants_answer() {
             tracing::warn!(operation = %self.asked.operation, "a cast that was put off failed: {error}");
         }
@@ -94,7 +97,7 @@ impl<Rep, C> Deferred<Rep, C> {
             let code = Text::from(error.code.as_str());
             self.send(client, RemoteError::CONTENT_TYPE, Ok(error.to_body()), Some(code))
         };
-        let sending = send(error);
+        let sending = send(&error);
         match sending.failed() {
             Some(PublishError::TooLarge { .. }) => send(&error.shortened()),
             _ => sending,
@@ -150,6 +153,7 @@ impl<Rep, C> Serialize for Deferred<Rep, C> {
             deadline: self.asked.deadline.map(Timestamp::unix_ms),
             answer_id: self.asked.answer_id.as_ref().map(text),
             instance: self.asked.instance.as_ref().map(ToString::to_string),
+            handed_on: self.asked.handed_on,
         }
         .serialize(serializer)
     }
@@ -166,6 +170,7 @@ impl<'de, Rep, C> Deserialize<'de> for Deferred<Rep, C> {
             deadline: saved.deadline.map(Timestamp::from_unix_ms),
             answer_id: saved.answer_id.map(id),
             instance: saved.instance.map(Text::from),
+            handed_on: saved.handed_on,
         }))
     }
 }
@@ -186,7 +191,7 @@ mod tests {
     /// Requests that were saved before an update are answered after it.
     #[test]
     fn its_form_in_a_store_stays() {
-        let all = r#"{"operation":"buy","reply_to":"WEB.h1:reply.7","correlation":"0199d9a4-7b3c-7000-8000-000000000001","deadline":1800000000000,"answer_id":"a-1","instance":"SHOP.h1"}"#;
+        let all = r#"{"operation":"buy","reply_to":"WEB.h1:reply.7","correlation":"0199d9a4-7b3c-7000-8000-000000000001","deadline":1800000000000,"answer_id":"a-1","instance":"SHOP.h1","handed_on":true}"#;
         let deferred: Deferred<u64> = serde_json::from_str(all).unwrap();
         assert_eq!((deferred.operation(), deferred.wants_answer()), ("buy", true));
         assert_eq!(deferred.deadline(), Some(Timestamp::from_unix_ms(1_800_000_000_000)));
@@ -195,7 +200,7 @@ mod tests {
         let deferred: Deferred<u64> = serde_json::from_str(least).unwrap();
         assert!(!deferred.wants_answer());
         // Every field has a place.
-        let nulls = r#"{"operation":"buy","reply_to":null,"correlation":null,"deadline":null,"answer_id":null,"instance":null}"#;
+        let nulls = r#"{"operation":"buy","reply_to":null,"correlation":null,"deadline":null,"answer_id":null,"instance":null,"handed_on":false}"#;
         assert_eq!(serde_json::to_string(&deferred).unwrap(), nulls);
     }
 }

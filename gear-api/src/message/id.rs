@@ -69,13 +69,14 @@ impl From<[u8; 16]> for Id {
 
 impl Id {
     /// An id that follows from this one: the same each time, for the same parts (version 5 of RFC 9562).
-    pub(crate) fn derived(&self, parts: &[&str], n: u32) -> Self {
+    pub(crate) fn derived(&self, parts: &[&[u8]]) -> Self {
         let namespace = match &self.0 {
             Repr::Uuid(high, low) => Uuid::from_u64_pair(*high, *low),
             Repr::Text(text) => Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()),
         };
-        let name = format!("{}\0{n}", parts.join("\0"));
-        Self(Uuid::new_v5(&namespace, name.as_bytes()).into())
+        // One after another: what they are together need not be in one place.
+        let derived = parts.iter().fold(namespace, |id, part| Uuid::new_v5(&id, part));
+        Self(derived.into())
     }
 
     /// The last bits, in which the ids of one source differ: a short key for a table. None

@@ -5,7 +5,6 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::atomic::{AtomicU32, Ordering},
     task::{Context as TaskContext, Poll, ready},
 };
 
@@ -67,8 +66,6 @@ use crate::{
 /// ```
 pub struct Caller<Rep, C = Json> {
     cx: Context,
-    /// How often it was handed on from here.
-    forwards: AtomicU32,
     types: PhantomData<fn(Rep) -> C>,
 }
 
@@ -79,7 +76,7 @@ pub struct Outcome(pub(super) Reply);
 
 impl<Rep, C> Caller<Rep, C> {
     pub(super) fn new(cx: Context) -> Self {
-        Self { cx, forwards: AtomicU32::new(0), types: PhantomData }
+        Self { cx, types: PhantomData }
     }
 
     /// Answers now, when the handler returns. A cast wants no answer, and gets none.
@@ -98,10 +95,15 @@ impl<Rep, C> Caller<Rep, C> {
     }
 
     /// Hands the request on: `to` answers whoever asked, and this node has nothing more to do with it once
-    /// the broker has confirmed that it is there. It is sent now; awaiting it waits for that. From then on
-    /// this handler answers nothing any more, whatever it returns. The deadline, the headers and whether it is
-    /// durable stay the same; what is asked, and in which words, may change. Its id follows from the one
-    /// before. A cast is handed on as a cast.
+    /// the broker has confirmed that it is there. It is sent now; awaiting it waits for that, for the
+    /// node's `send_timeout` at most. From then on this handler answers no call any more, whatever it returns;
+    /// a cast whose handler fails after that is tried again, and handed on again. The deadline, the headers and
+    /// whether it is durable stay the same; what is asked, and in which words, may change. A cast is handed on
+    /// as a cast.
+    ///
+    /// Its id follows from the one before, from this queue, and from what is handed on to whom: the parts of a
+    /// request have ids of their own, and the same ones if it comes again. Two that are the same in address,
+    /// operation and body count as one to [`Deduplicate`](crate::Deduplicate).
     ///
     /// What was done before is done: an error of a service that it was handed on to never says that asking
     /// again is [safe](crate::Retry::Safe). Of a group the first answer counts. To who gathers, an answer is
@@ -109,14 +111,15 @@ impl<Rep, C> Caller<Rep, C> {
     ///
     /// # Errors
     ///
-    /// As a cast. [`NotSent::TooManyHops`] if it was handed on [`MAX_HOPS`] times before, or from one group to
-    /// another and is to go to a third: services that hand on to each other in a circle would do so for
-    /// ever. What `?` makes of an error is the answer to whoever asked. Where nobody knows whether the
+    /// As a cast. [`NotSent::TooManyHops`] if it was handed on [`MAX_HOPS`] times before, or if it came through a
+    /// group, was handed on, and is to go to a group again: services that hand on to each other in a circle would
+    /// do so for ever. What `?` makes of an error is the answer to whoever asked. Where nobody knows whether the
     /// broker has a call ([`CastError::Unknown`]) it counts as handed on: an answer may still come.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, it may have been handed on.
+    /// Dropped before it is ready, the request may have been handed on, and what this handler returns is sent as
+    /// well; the first answer counts.
     pub fn forward<Req>(
         &self,
         to: impl Into<Address>,
@@ -155,12 +158,12 @@ impl<Rep, C> Caller<Rep, C> {
         head.correlation = message.correlation().or(message.id()).cloned();
         head.reply_to = message.reply_to().cloned();
         head.deadline = message.deadline();
-        // The same if this handler gets it once more, and another for each that it makes of one.
-        let forwards = self.forwards.fetch_add(1, Ordering::Relaxed);
-        let key = to.key();
-        let parts = [self.cx.queue().as_str(), key.as_str(), head.operation.as_str()];
+        // The same if this handler gets it once more, and another for each part that it makes of one.
+        let (queue, key) = (self.cx.queue(), to.key());
+        let bytes = body.as_deref().unwrap_or_default();
+        let parts = [queue.as_bytes(), key.as_bytes(), head.operation.as_bytes(), bytes];
         head.id = Some(match message.id() {
-            Some(id) => id.derived(&parts, forwards),
+            Some(id) => id.derived(&parts),
             None => core.next_id(now),
         });
         let client = self.cx.client();
@@ -175,26 +178,30 @@ impl<Rep, C> Caller<Rep, C> {
         for own in [header::KEY, header::DEAD_QUEUE, header::DEAD_REASON] {
             headers.remove(own);
         }
-        if !self.cx.wants_answer() {
-            return headers;
-        }
         let mut note = |name, value: &Text| {
             if headers.get(name).is_none() {
                 // Where there is no room for it, the answer is found by its correlation alone.
                 let _ = headers.insert_reserved(Text::from_static(name), value.clone().into());
             }
         };
-        if operation != message.operation() {
+        if self.cx.is_of_group() {
+            note(header::GROUP, self.cx.key());
+        }
+        if self.cx.wants_answer() && operation != message.operation() {
             note(header::ASKED, message.operation());
         }
-        if self.cx.is_of_group() {
+        if self.cx.wants_answer() && self.cx.is_of_instance() {
             note(header::ASKED_OF, self.cx.instance().text());
         }
         headers
     }
 
-    /// Answers later: with what this returns, here or elsewhere. The request is done with when the handler
-    /// returns the outcome; what is to outlive this process is saved before.
+    /// Answers later: with what this returns, here or elsewhere, before the deadline of the call, which is 30 s
+    /// after it was made unless it says otherwise. What takes hours is asked with a
+    /// [`timeout`](crate::Call::timeout) of as many, and [a reply handler](crate::Call::reply_to).
+    ///
+    /// The request is done with when the handler returns the outcome; what is to outlive this process is saved
+    /// before. A request that comes again is put off again: behind [`Deduplicate`](crate::Deduplicate) it is not.
     ///
     /// ```
     /// use gear_api::{Caller, Client, Context, Deferred, Fault, Node, Operation, Outcome, Service};
@@ -245,7 +252,7 @@ impl<Rep, C> Caller<Rep, C> {
     /// ```
     pub fn defer(&self) -> (Deferred<Rep, C>, Outcome) {
         let mut asked = self.cx.asked();
-        if self.cx.is_of_group() {
+        if self.cx.is_of_instance() {
             asked.instance.get_or_insert_with(|| self.cx.instance().text().clone());
         }
         (Deferred::of(asked), Outcome(Reply::elsewhere()))

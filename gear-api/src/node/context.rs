@@ -4,7 +4,7 @@ use std::{
     any::Any,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    Client, HeaderValue, Headers, Instance, Kind, Message, Text, Timestamp,
+    Client, HeaderValue, Headers, Id, Instance, Kind, Message, Text, Timestamp,
     client::{Asked, Core},
     topology::header,
 };
@@ -48,6 +48,16 @@ struct Inner {
     redelivered: bool,
     deadline: Option<Instant>,
     handed_on: AtomicBool,
+    waits: AtomicBool,
+}
+
+/// One delivery, by which its context is known again.
+pub(super) struct Delivery(Weak<Inner>);
+
+impl Delivery {
+    pub(super) fn is_of(&self, cx: &Context) -> bool {
+        self.0.ptr_eq(&Arc::downgrade(&cx.request))
+    }
 }
 
 /// What a layer has said, and what those around it have said before. A clone that gets one more
@@ -66,9 +76,9 @@ impl Context {
         redelivered: bool,
     ) -> Self {
         let deadline = message.deadline().map(|deadline| core.clock.instant(deadline));
-        let handed_on = AtomicBool::new(false);
+        let (handed_on, waits) = (AtomicBool::new(false), AtomicBool::new(false));
         let request =
-            Arc::new(Inner { core, message, key, queue, redelivered, deadline, handed_on });
+            Arc::new(Inner { core, message, key, queue, redelivered, deadline, handed_on, waits });
         Self { request, extensions: None }
     }
 
@@ -177,10 +187,15 @@ impl Context {
         let id = message.id().filter(|_| handled);
         Asked {
             operation: self.noted(header::ASKED).unwrap_or_else(|| message.operation().clone()),
-            correlation: message.correlation().or(message.id()).cloned(),
+            correlation: self.correlation(),
             deadline: message.deadline(),
-            answer_id: id.map(|id| id.derived(&["answer", self.queue()], 0)),
+            answer_id: id.map(|id| {
+                // Whoever asks again, as a request of his own, is to see his answer.
+                let asker = self.correlation().map(|id| id.to_string()).unwrap_or_default();
+                id.derived(&[b"answer", self.queue().as_bytes(), asker.as_bytes()])
+            }),
             instance: self.noted(header::ASKED_OF),
+            handed_on: message.hops() > 0,
             reply_to,
         }
     }
@@ -197,14 +212,39 @@ impl Context {
         }
     }
 
-    /// Whether it came to others, too.
+    /// By which whoever asked knows the answer.
+    pub(super) fn correlation(&self) -> Option<Id> {
+        let message = self.message();
+        message.correlation().or(message.id()).cloned()
+    }
+
+    /// Whether it came to others, too, here or before it was handed on.
     pub(super) fn is_of_group(&self) -> bool {
-        self.key().ends_with(".*")
+        self.key().ends_with(".*") || self.noted(header::GROUP).is_some()
+    }
+
+    /// Whether this instance was asked, and not any of its service.
+    pub(super) fn is_of_instance(&self) -> bool {
+        self.queue() == self.instance().text()
+    }
+
+    /// What tells this delivery from all others.
+    pub(super) fn delivery(&self) -> Delivery {
+        Delivery(Arc::downgrade(&self.request))
     }
 
     /// Another service answers it: from now on this one does not.
     pub(super) fn set_handed_on(&self) {
         self.request.handed_on.store(true, Ordering::Relaxed);
+    }
+
+    /// A layer that was given it waits for something before the handler is called: it may go back.
+    pub(super) fn set_waits(&self, waits: bool) {
+        self.request.waits.store(waits, Ordering::Relaxed);
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.request.waits.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_handed_on(&self) -> bool {

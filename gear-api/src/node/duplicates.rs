@@ -1,14 +1,16 @@
 //! Messages that come twice are handled once: a layer, and where it looks up what was handled.
 
 mod inbox;
+mod recent;
 mod window;
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context as TaskContext, Poll},
+    time::Duration,
 };
 
 use foldhash::{HashMap, HashMapExt};
@@ -16,19 +18,24 @@ use tokio::{sync::watch, time::timeout_at};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::recent::{Limits, Recent};
 pub use self::{
     inbox::{Inbox, InboxKey, Known},
     window::Window,
 };
 use super::{
-    BoxError, Fault, HandlerService, Reply, Request, code,
+    BoxError, Context, Fault, HandlerService, Reply, Request, code,
+    context::Delivery,
     fault::{Expired, Meaning},
+    panics::CatchPanic,
 };
+use crate::{Id, RemoteError};
 
 /// A layer that has a message handled once that comes twice: the second time the answer of the
 /// first is given, and the handler is not called. One that comes while the first is being handled behind this
 /// layer waits for it, until its deadline. A cast or an event that failed is not remembered: it is to be
-/// [tried again](crate::NodeBuilder::retries). The failure of a call is an answer like any other.
+/// [tried again](crate::NodeBuilder::retries). To the copies of a call that failed the same is said, for some
+/// minutes, and by this layer alone; whoever asks once more, as a request of his own, has it handled.
 ///
 /// Every delivery is [at least once](crate::Context::is_redelivered), and no broker does better: what can
 /// be promised is that its effects happen once, for as long as the [`Inbox`] remembers. A process that
@@ -37,10 +44,11 @@ use super::{
 /// request [the id of the first](crate::Call::id), or it is another one. A message without an id, as
 /// foreign programs may send it, is always new.
 ///
-/// It is for the handlers that follow, as [`NodeBuilder::layer`](crate::NodeBuilder::layer) says, once is
-/// enough for all of them. Layers that let in and refuse go around it, and are given before, or whoever repeats
-/// an id has the answer without being asked who he is; so do those that try again, of which each try is to
-/// have a transaction of its own. Limits of time and number go within.
+/// It is for the handlers that follow, as [`NodeBuilder::layer`](crate::NodeBuilder::layer) says: give it once.
+/// Authentication goes around it, and so is given before: otherwise whoever repeats an id gets the answer
+/// unchecked. So does a layer that tries again, or all its tries share one transaction. Limits of
+/// time and number go within. A copy that waits for the first has a place of its queue's
+/// [`concurrency`](crate::NodeBuilder::concurrency) meanwhile.
 ///
 /// ```
 /// use gear_api::{Context, Deduplicate, Node, Operation, Service, Window};
@@ -74,13 +82,29 @@ struct Shared<I> {
     inbox: I,
     /// What is being handled. Whoever waits for it is woken when the other end is dropped.
     running: Mutex<HashMap<InboxKey, watch::Receiver<()>>>,
+    /// Calls that failed, with what their callers were told.
+    failed: Mutex<Recent<(InboxKey, Option<Id>), Failed>>,
 }
+
+struct Failed {
+    /// The delivery that failed: a layer may try it again.
+    delivery: Delivery,
+    told: RemoteError,
+}
+
+/// Of failures, copies come soon.
+const FAILURES: Limits =
+    Limits { count: 10_000, age: Duration::from_secs(10 * 60), bytes: 4 * 1024 * 1024 };
 
 impl<I: Inbox> Deduplicate<I> {
     /// A layer that looks up in `inbox`, over all handlers that it is put around, what was handled.
     #[must_use]
     pub fn new(inbox: I) -> Self {
-        Self(Arc::new(Shared { inbox, running: Mutex::new(HashMap::new()) }))
+        Self(Arc::new(Shared {
+            inbox,
+            running: Mutex::new(HashMap::new()),
+            failed: Mutex::new(Recent::new(FAILURES)),
+        }))
     }
 }
 
@@ -154,6 +178,7 @@ impl<I: Inbox> Shared<I> {
         mut handler: HandlerService,
     ) -> Result<Reply, BoxError> {
         let cx = request.context().clone();
+        cx.set_waits(true);
         let beginning = async {
             let running = Running::alone(&self.running, &key).await;
             (running, self.inbox.begin(&key).await)
@@ -162,46 +187,87 @@ impl<I: Inbox> Shared<I> {
             Some(deadline) => timeout_at(deadline, beginning).await.map_err(|_| Expired)?,
             None => beginning.await,
         };
+        cx.set_waits(false);
+        if let Some(told) = self.failure(&key, &cx) {
+            return Err(Fault::of(told).into());
+        }
         let known = known.map_err(|error| unavailable(error, "read"))?;
-        let transaction = match known.answer(&key) {
+        let transaction = match known.answer(&key, &cx) {
             Ok(answer) => return answer,
             Err(_) if cx.is_expired() => return Err(Expired.into()),
             Err(transaction) => transaction,
         };
-        let reply = match handler.call(request.with_extension(transaction.clone())).await {
-            Ok(reply) => reply,
-            Err(error) if matches!(Meaning::of(&*error), Meaning::Expired) => {
-                self.inbox.abort(&key, transaction, None).await;
-                return Err(error);
-            }
-            Err(error) => {
-                let fault = Fault::of_layer(error, cx.is_redelivered());
-                let answer = cx.wants_answer().then(|| fault.shown());
-                self.inbox.abort(&key, transaction, answer).await;
+        let handling = handler.call(request.with_extension(transaction.clone()));
+        let handling = async { handling.await.map_err(|error| self.fault(error, &cx)) };
+        let reply = match (CatchPanic { handling }.await, cx.is_handed_on()) {
+            // Whatever the handler says: the answer comes from elsewhere.
+            (_, true) if cx.wants_answer() => Reply::elsewhere(),
+            (Ok(reply), _) => reply,
+            (Err(fault), _) => {
+                self.inbox.rollback(&key, transaction).await;
+                self.note_failure(&key, &cx, &fault);
                 return Err(fault.into());
             }
         };
-        let Err(error) = self.inbox.commit(&key, transaction, &reply).await else {
+        let recorded = match reply.is_elsewhere() {
+            true => Reply::elsewhere_to(&cx),
+            false => reply.clone(),
+        };
+        let Err(error) = self.inbox.commit(&key, transaction, &recorded).await else {
             return Ok(reply);
         };
         // Another may have been faster.
-        match self.inbox.begin(&key).await.map(|known| known.answer(&key)) {
+        match self.inbox.begin(&key).await.map(|known| known.answer(&key, &cx)) {
             Ok(Ok(answer)) => answer,
             _ => Err(unavailable(error, "written")),
+        }
+    }
+
+    fn fault(&self, error: BoxError, cx: &Context) -> Fault {
+        // One whose time was over before it began is told from others by its type, further out.
+        match Meaning::of(&*error) {
+            Meaning::Expired => Fault::expired(error),
+            _ => Fault::of_layer(error, cx.is_redelivered()),
+        }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Recent<(InboxKey, Option<Id>), Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What whoever asks this was told before, if this is a copy of what he asked.
+    fn failure(&self, key: &InboxKey, cx: &Context) -> Option<RemoteError> {
+        if !cx.wants_answer() {
+            return None;
+        }
+        let mut failed = self.failed();
+        let before = failed.get(&(key.clone(), cx.correlation()))?;
+        (!before.delivery.is_of(cx)).then(|| before.told.clone())
+    }
+
+    fn note_failure(&self, key: &InboxKey, cx: &Context, fault: &Fault) {
+        if cx.wants_answer() && !fault.is_expired() {
+            let failed = Failed { delivery: cx.delivery(), told: fault.shown().clone() };
+            let bytes = failed.told.to_body().len();
+            self.failed().insert((key.clone(), cx.correlation()), failed, bytes);
         }
     }
 }
 
 impl<T> Known<T> {
     /// What was answered, or the transaction in which it is to be handled.
-    fn answer(self, key: &InboxKey) -> Result<Result<Reply, BoxError>, T> {
-        let answer = match self {
+    fn answer(self, key: &InboxKey, cx: &Context) -> Result<Result<Reply, BoxError>, T> {
+        let reply = match self {
             Self::New(transaction) => return Err(transaction),
-            Self::Handled(reply) => Ok(reply),
-            Self::Failed(error) => Err(Fault::of(error).into()),
+            Self::Handled(reply) => reply,
         };
         tracing::debug!(%key, "it was handled before");
-        Ok(answer)
+        if reply.is_elsewhere() && !reply.is_elsewhere_to(cx) {
+            // It goes to whoever asked first, and this one would wait for nothing.
+            let text = "it was asked before, and the answer goes to whoever did";
+            return Ok(Err(Fault::new(code::UNAVAILABLE, text).into()));
+        }
+        Ok(Ok(reply))
     }
 }
 

@@ -75,6 +75,8 @@ struct Inner {
     panic: bool,
     /// Whether it would fail again.
     permanent: bool,
+    /// Whether its time was over before it was its turn.
+    expired: bool,
 }
 
 /// A short string of AMQP 0-9-1 (section 4.2.5.3).
@@ -181,7 +183,24 @@ impl Fault {
 
     /// One that shows exactly this.
     pub(super) fn of(shown: RemoteError) -> Self {
-        Self(Box::new(Inner { shown, source: None, panic: false, permanent: false }))
+        Self(Box::new(Inner {
+            shown,
+            source: None,
+            panic: false,
+            permanent: false,
+            expired: false,
+        }))
+    }
+
+    /// Its time was over before it was its turn.
+    pub(super) fn expired(error: BoxError) -> Self {
+        let mut fault = Self::from_error(error);
+        fault.0.expired = true;
+        fault
+    }
+
+    pub(super) fn is_expired(&self) -> bool {
+        self.0.expired
     }
 
     /// What is a handler's own panicked.
@@ -312,7 +331,7 @@ impl<'e> Meaning<'e> {
             Retry::Useless => Self::Other,
         };
         if let Some(FaultError(fault)) = error.downcast_ref() {
-            return Some(Self::Fault(fault));
+            return Some(if fault.is_expired() { Self::Expired } else { Self::Fault(fault) });
         }
         if let Some(call) = error.downcast_ref::<CallError>() {
             return Some(match call {

@@ -125,13 +125,30 @@ impl Reply {
     }
 
     /// No answer from here: another service or a later moment has it.
-    #[must_use]
-    pub fn elsewhere() -> Self {
+    pub(super) fn elsewhere() -> Self {
         Self { elsewhere: true, ..Self::default() }
     }
 
-    /// Whether the request was [handed on or put off](crate::Caller): the rest of it is empty then, and
-    /// what a layer makes of it is not sent.
+    /// The same, with who is to have the answer, to be known again.
+    pub(super) fn elsewhere_to(cx: &Context) -> Self {
+        let asker = cx.correlation().map(|id| id.to_string()).unwrap_or_default();
+        Self { body: asker.into(), ..Self::elsewhere() }
+    }
+
+    /// Whether it is this asker who is to have the answer, as far as that is known.
+    pub(super) fn is_elsewhere_to(&self, cx: &Context) -> bool {
+        self.body.is_empty() || self.body == Self::elsewhere_to(cx).body
+    }
+
+    /// The same, of an answer that [is elsewhere](Self::is_elsewhere): for stores that give back what they were
+    /// given.
+    #[must_use]
+    pub fn not_from_here(self) -> Self {
+        Self { elsewhere: true, ..self }
+    }
+
+    /// Whether the request was [handed on or put off](crate::Caller): what else there is of it is not
+    /// sent. A layer passes it on as it is.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
         self.elsewhere

@@ -375,13 +375,14 @@ impl Drop for Answered {
 impl Drop for Job {
     fn drop(&mut self) {
         let Some(settlement) = self.settlement.take() else { return };
-        if self.begun {
+        let begun = self.begun && !self.cx.waits();
+        if begun {
             tell_outcome("error", Some(code::DROPPED));
             self.core().note_unfinished(self.message());
         }
-        if self.begun && self.cx.wants_answer() && !self.must_answer() {
+        if begun && self.cx.wants_answer() && !self.must_answer() {
             settlement.ack();
-        } else if self.begun && self.cx.wants_answer() {
+        } else if begun && self.cx.wants_answer() {
             let error = RemoteError::new(code::DROPPED, "the handler was cut off", false);
             let mut answer = self.answer_error(&error);
             // One that can not leave now would be lost with the connection.
@@ -389,7 +390,7 @@ impl Drop for Job {
                 true => settlement.requeue(),
                 false => settlement.ack(),
             }
-        } else if self.begun && std::thread::panicking() {
+        } else if begun && std::thread::panicking() {
             // What the handler held panicked when it was dropped. Counted by the broker: it would come
             // again, and panic again, without end.
             drop(settlement);

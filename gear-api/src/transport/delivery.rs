@@ -151,7 +151,7 @@ impl Settlement {
     /// since it then comes again by itself.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.0.as_ref().is_some_and(|(settle, _)| settle.is_open())
+        self.0.as_ref().is_none_or(|(settle, _)| settle.is_open())
     }
 
     /// It is settled already. For backends.

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{BoxError, Reply};
-use crate::{Id, RemoteError, Text};
+use crate::{Id, Text};
 
 /// What tells one message from all others: its copies, if there are several, have the same.
 ///
@@ -47,8 +47,6 @@ impl fmt::Display for InboxKey {
 pub enum Known<T> {
     /// It was handled, and this was answered.
     Handled(Reply),
-    /// It was a call that failed, and whoever asked was told so.
-    Failed(RemoteError),
     /// It was not handled: what the handler does belongs to this transaction.
     New(T),
 }
@@ -134,10 +132,14 @@ pub enum Known<T> {
 /// ```
 pub trait Inbox: Send + Sync + 'static {
     /// What a handler writes to, `()` if there is no such thing. One that is dropped has done nothing: that is
-    /// how it ends where the handler is cut off.
+    /// how it ends where the handler is cut off. With most databases it is an
+    /// `Arc<tokio::sync::Mutex<Option<…>>>`: the handler writes to what is in there, and
+    /// [`commit`](Self::commit) takes it out, so that a clone that the handler has kept can do nothing more.
     type Transaction: Clone + Send + Sync + 'static;
 
     /// A message is here. Was it handled before?
+    ///
+    /// It is dropped at the message's deadline: a claim that it has made ends then.
     ///
     /// # Errors
     ///
@@ -148,11 +150,12 @@ pub trait Inbox: Send + Sync + 'static {
         key: &InboxKey,
     ) -> impl Future<Output = Result<Known<Self::Transaction>, BoxError>> + Send;
 
-    /// The handler has succeeded, and this is its answer. From now on the message is handled. The transaction may
-    /// have clones that the handler has kept, so it is not theirs to end.
+    /// The handler has succeeded, and this is its answer. From now on the message is handled.
     ///
     /// All of a reply is written down: its content type, its body, and whether it
-    /// [is elsewhere](Reply::is_elsewhere).
+    /// [is elsewhere](Reply::is_elsewhere), to be made again with [`Reply::new`] and
+    /// [`Reply::not_from_here`]. How long it is kept is the store's affair: a copy may come
+    /// [hours later](crate::Window).
     ///
     /// # Errors
     ///
@@ -165,18 +168,14 @@ pub trait Inbox: Send + Sync + 'static {
         reply: &Reply,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// The handler has failed. By default the transaction is dropped.
-    ///
-    /// `answer` is there if it was a call: whoever asked has this answer, and may ask once more. A store that
-    /// writes it down has the same answer for the copies of that call, as a [`Window`](crate::Window) has; from
-    /// one that does not, they are handled.
-    fn abort(
+    /// The handler has failed, or its answer is not recorded. By default the transaction is dropped. It is
+    /// dropped, and this is not called, where the handler is cut off.
+    fn rollback(
         &self,
         key: &InboxKey,
         transaction: Self::Transaction,
-        answer: Option<&RemoteError>,
     ) -> impl Future<Output = ()> + Send {
-        let _ = (key, answer);
+        let _ = key;
         drop(transaction);
         std::future::ready(())
     }
@@ -198,12 +197,7 @@ impl<I: Inbox> Inbox for Arc<I> {
         (**self).commit(key, transaction, reply).await
     }
 
-    async fn abort(
-        &self,
-        key: &InboxKey,
-        transaction: I::Transaction,
-        answer: Option<&RemoteError>,
-    ) {
-        (**self).abort(key, transaction, answer).await;
+    async fn rollback(&self, key: &InboxKey, transaction: I::Transaction) {
+        (**self).rollback(key, transaction).await;
     }
 }
