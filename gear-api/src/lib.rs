@@ -14,9 +14,9 @@
 //! | [`Node`] | what an instance runs: its name, its handlers, its shutdown |
 //! | [`Client`] | what talks: [`call`](Client::call) wants an answer, [`cast`](Client::cast) does not, [`gather`](Client::gather) wants one from each, [`publish`](Client::publish) tells whom it concerns |
 //! | [`Context`] | what a handler knows of its request; its client hands the deadline on |
-//! | [`Caller`] | whoever asked, to a handler that hands the request on to another service, or answers later |
-//! | [`Deduplicate`] | a layer behind which a message that comes twice is handled once, as an [`Inbox`] remembers |
-//! | [`DeadLetters`] | what a service has set aside, to be put back or thrown away |
+//! | [`Caller`] | what a handler answers with where another service, or a later moment, gives the answer |
+//! | [`Deduplicate`] | a layer that makes handlers idempotent consumers: a message that comes twice is handled once, as an [`Inbox`] remembers |
+//! | [`DeadLetters`] | the dead-letter queue of a service, whose messages can be put back or thrown away |
 //! | [`Request`] | what tower layers around handlers see; they can tell the handler what they know |
 //! | [`Fault`] | what a handler returns when it fails; [`RemoteError`] is what the caller sees of it |
 //! | [`CallError`] | how a call ended without a reply, and whether to [`retry`](CallError::retry) |

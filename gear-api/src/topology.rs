@@ -151,7 +151,7 @@ pub const RETRY_STEPS: [Duration; 6] = [
     Duration::from_secs(60 * 60),
 ];
 
-/// So often a request may be handed on from service to service.
+/// How often a request may be handed on from service to service.
 pub const MAX_HOPS: u32 = 16;
 
 /// The exchanges that every node declares.
@@ -199,8 +199,9 @@ pub fn dead(service: &Service) -> Declaration {
 }
 
 /// A message as it is set aside, for [`Route::Dead`](crate::Route::Dead): it came to `queue` under `key`,
-/// and the headers of [`header`] say so, and why it is there. Whoever puts it back has it handled as a
-/// new one. For backends, which set aside what is lost again and again.
+/// and the headers of [`header`] say so, and why it is there. It has no deadline any more, and neither tries
+/// nor hops: whoever puts it back has it handled as a new one. For backends, which set aside what is
+/// dropped unsettled again and again.
 ///
 /// ```
 /// use gear_api::{Kind, Message, topology::{dead_letter, header}};

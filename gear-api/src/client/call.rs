@@ -179,8 +179,10 @@ impl<Rep, C: Codec<Rep>> Call<Rep, C> {
         self
     }
 
-    /// Gives the request this id, in place of a new one: for one that is asked again, so that it is known
-    /// for [the same request](crate::Deduplicate), and has the same answer. An id has at most 255 bytes.
+    /// Gives the request this id, in place of a new one: for one that is asked again because its outcome is
+    /// unknown, so that it is recognised as [the same](crate::Deduplicate) and has the same answer. Where the answer
+    /// [comes from elsewhere](crate::Caller), it goes to the first call alone, and the second ends with
+    /// [`code::UNAVAILABLE`](crate::code::UNAVAILABLE). An id has at most 255 bytes.
     pub fn id(mut self, id: impl Into<Id>) -> Self {
         self.request.message_id = Some(id.into());
         self
@@ -301,7 +303,8 @@ impl Drop for Open {
 }
 
 impl<Rep, C> Response<Rep, C> {
-    /// The id of the call: every message of it carries this as its correlation id.
+    /// The id of the call: every message of it carries this as its correlation id. That of the request is
+    /// the same, unless [`Call::id`] gave it another.
     #[must_use]
     pub fn id(&self) -> Option<&Id> {
         match &self.state {

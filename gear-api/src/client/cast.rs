@@ -113,7 +113,8 @@ impl Cast {
     }
 
     /// Gives it this id, in place of a new one: for what is sent again, as from an outbox, so that it is
-    /// known for [the same message](crate::Deduplicate). An id has at most 255 bytes.
+    /// recognised as [the same message](crate::Deduplicate). A UUID is best, as
+    /// `Id::from(uuid.into_bytes())`. An id has at most 255 bytes.
     pub fn id(mut self, id: impl Into<Id>) -> Self {
         self.head.id = Some(id.into());
         self

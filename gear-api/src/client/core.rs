@@ -85,9 +85,9 @@ pub struct Unfinished {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Messages that came for each operation, in the order of registration.
+    /// Messages that came for each operation, in the order of registration: copies and further tries, too.
     pub operations: Vec<(Text, u64)>,
-    /// Handlers that returned a fault.
+    /// Handlers and layers that returned a fault, each try counted; bodies that can not be decoded, too.
     pub failed: u64,
     /// Handlers that panicked.
     pub panicked: u64,
@@ -97,9 +97,9 @@ pub struct Stats {
     pub unknown: u64,
     /// Messages whose key did not concern the queue they came by.
     pub misrouted: u64,
-    /// Casts and events that failed, and that the broker holds, or held, until they are tried again.
+    /// Tries that failed, and whose message the broker was given to hold until the next one.
     pub retried: u64,
-    /// Casts and events that failed, and were set aside in `SERVICE:dead`.
+    /// Messages that this node has set aside in `SERVICE:dead`, for whatever reason.
     pub set_aside: u64,
     /// Replies that came when nobody waited for them any more.
     pub late_replies: u64,

@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// The right to answer a request, to be kept while it takes: in memory, in a file, in another message. Any
-/// client of the same system answers with it, wherever it runs.
+/// client of the same system answers with it, wherever it runs. What is saved does not say what `Rep` is: read
+/// as another type, it makes answers that nobody can decode.
 ///
 /// The request is forgotten once its handler has returned, so what is to outlive the process is saved
 /// before. Nobody notices when it is lost: whoever asked then waits until the deadline, which
@@ -71,9 +72,10 @@ impl<Rep, C> Deferred<Rep, C> {
     ///
     /// # Errors
     ///
-    /// [`CastError::NotRouted`] if whoever asked is gone, which trying again does not change;
-    /// [`CastError::NotSent`] if the deadline has passed, or if the answer has no encoded form, or is too large:
-    /// an [error](Self::fail) can still be sent then. After [`CastError::Unknown`] it may be sent again.
+    /// [`CastError::NotRouted`] if whoever asked is gone, which is final here, though `retry` says otherwise.
+    /// [`CastError::NotSent`] if the deadline has passed; or if the answer has no encoded form or is too large,
+    /// of which an [error](Self::fail) can still tell. [`CastError::Unknown`] if the broker did not confirm it
+    /// within the client's `send_timeout`: then it may be sent again. [`CastError::Closed`].
     pub fn reply(&self, client: &Client, reply: &Rep) -> Sending
     where
         C: Codec<Rep>,

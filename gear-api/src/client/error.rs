@@ -282,7 +282,8 @@ pub struct RemoteError {
     /// For people.
     #[serde(default)]
     pub message: String,
-    /// Whether asking again makes sense.
+    /// Whether nothing was done, so that asking again is safe for any operation. Whether asking again makes
+    /// sense at all says [`CallError::retry`].
     #[serde(default)]
     pub retryable: bool,
     /// Whatever else the service wants to say.

@@ -194,7 +194,7 @@ impl Client {
     ///
     /// async fn forget(_: Arc<()>, cx: Context, word: String) -> Result<(), Fault> {
     ///     println!("{} forgets {word}", cx.instance());
-    ///     Ok(()) // an error would set the cast aside, in CTRL:dead
+    ///     Ok(()) // an error would have it tried again, and in the end set aside in CTRL:dead
     /// }
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -333,7 +333,7 @@ impl Client {
     /// while let Some(letter) = dead.next().await {
     ///     println!("{} {}: {}", letter.queue(), letter.message().operation(), letter.reason());
     ///     letter.put_back().await?;
-    ///     # break;
+    ///     break; // or `next` would wait for another one
     /// }
     /// broker.idle().await;
     /// assert_eq!(node.stats().operations[0].1, 2);

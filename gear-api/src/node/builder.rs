@@ -25,7 +25,8 @@ use crate::{
 
 /// Puts a [`Node`] together: its state, its handlers, its limits.
 ///
-/// Give the state before the handlers, and a layer before the handlers that it is for.
+/// Give the state before the handlers, and a layer, or the number of [`retries`](NodeBuilder::retries), before
+/// the handlers that it is for. All else counts for the whole node, wherever it is said.
 #[must_use = "a builder does nothing until `start`"]
 pub struct NodeBuilder<S> {
     transport: Arc<dyn Transport>,
@@ -291,20 +292,23 @@ impl<S: Send + Sync + 'static> NodeBuilder<S> {
         self
     }
 
-    /// How often a cast, an event, or an answer of a reply handler, is tried again if it fails, by the handlers
-    /// that follow: 6 times by default, with 0 not at all. It waits at the broker, takes up none of the places of its queue
-    /// meanwhile, and outlives this node: for 1 s, 5 s, 30 s, 2 min, 10 min and 1 h, the last as often as
-    /// it takes, each up to a fifth less so that what failed together does not come together. Then it goes
-    /// to the queue that it came from, where others may be before it, and any instance that
-    /// the queue is for may get it. If there is no such queue any more, as of an instance that has gone for
-    /// good, or if it takes nothing, being full or without a majority of its nodes, it is lost: RabbitMQ
-    /// moves what it has held back at most once.
+    /// How often a cast, an event, or an answer that a reply handler takes is tried again when its handler
+    /// fails, for the handlers that follow: 6 times by default, with 0 not at all. The delays before are fixed:
+    /// 1 s, 5 s, 30 s, 2 min, 10 min and 1 h, the last as often as it takes, each up to a fifth less so that
+    /// what failed together does not come back together. Meanwhile the message waits at the broker, takes up
+    /// none of the places of its queue, and outlives this node. Then it goes to the queue that it came from,
+    /// where others may be before it, and any instance that the queue is for may get it.
     ///
-    /// One that has failed so often is set aside in `SERVICE:dead`, with the reason; at once if the
-    /// handler says that it [would fail again](Fault::permanent), if nobody can decode it, if it would be tried
-    /// after its deadline, or if the broker holds nothing back: one where the delays are
-    /// [not declared](crate::topology::delay) and may not be. Calls are never tried again by their handlers:
-    /// whoever asks [decides](crate::CallError::retry).
+    /// If there is no such queue any more, as of an instance that has gone for good, or if it takes nothing,
+    /// being full or without a majority of its nodes, the message is lost: RabbitMQ moves what it has held back
+    /// at most once. What is not durable (replies, for one) is lost if the broker restarts meanwhile.
+    ///
+    /// One that has failed so often goes to the dead-letter queue `SERVICE:dead`, with the reason: see
+    /// [`Client::dead_letters`]. It goes there at once if the handler says that it
+    /// [would fail again](Fault::permanent), if nobody can decode it, if its deadline comes before the next try, or
+    /// if the broker can not hold it, as where the delays are [not declared](crate::topology::delay) and this
+    /// user may not declare them. Any other failure is tried again, also where a nested call says that asking
+    /// again is useless. A call is never tried again here: its [caller decides](crate::CallError::retry).
     ///
     /// ```
     /// use gear_api::{Context, Fault, Node, Operation, Service};

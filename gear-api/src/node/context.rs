@@ -101,8 +101,8 @@ impl Context {
         None
     }
 
-    /// A client that works for this request: its calls, casts and events end with the request's
-    /// deadline at the latest, and carry its trace on. What is to go out whether or not somebody still
+    /// A client that works for this request: its calls end with the request's deadline at the latest, its casts
+    /// and events wait for the broker no longer than that (and do not expire by it), and all carry its trace on. What is to go out whether or not somebody still
     /// waits for the answer needs another [`Client`], which the handler's state may have.
     #[must_use]
     pub fn client(&self) -> Client {
@@ -137,9 +137,9 @@ impl Context {
         &self.request.queue
     }
 
-    /// Whether it was delivered before, here or to another instance, and came back, also to be
-    /// [tried again](Self::attempt): what it asks for may have been done, or be being done. That it was not does not say that it is the first of its
-    /// [`id`](Message::id): a sender that did not learn whether it arrived may have sent it again.
+    /// Whether it was delivered or [tried](Self::attempt) before: what it asks for may have been done, or be being
+    /// done. That it was not does not say that it is the first of its [`id`](Message::id): a sender that did
+    /// not learn whether it arrived may have sent it again.
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
         self.request.redelivered || self.attempt() > 0

@@ -214,7 +214,7 @@ impl Fault {
         self.0.panic
     }
 
-    /// Tells the caller that asking again makes sense, whatever the operation: nothing was done. That is
+    /// For calls: tells the caller that asking again makes sense, whatever the operation: nothing was done. That is
     /// not for the handler to say of a request that [was delivered
     /// before](crate::Context::is_redelivered).
     #[must_use]
@@ -223,8 +223,8 @@ impl Fault {
         self
     }
 
-    /// Says that it would fail again: a cast or an event is set aside at once, and not
-    /// [tried again](crate::NodeBuilder::retries). To callers it says nothing.
+    /// For casts and events: says that it would fail again. It is set aside at once, and not
+    /// [tried again](crate::NodeBuilder::retries).
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.0.permanent = true;
