@@ -28,6 +28,8 @@ use crate::{
 #[must_use = "whoever asked waits for the answer"]
 pub struct Deferred<Rep, C = Json> {
     asked: Asked,
+    /// None if no answer is wanted.
+    reply_to: Option<ReplyTo>,
     types: PhantomData<fn(C) -> Rep>,
 }
 
@@ -46,8 +48,8 @@ struct Saved {
 }
 
 impl<Rep, C> Deferred<Rep, C> {
-    pub(crate) fn of(asked: Asked) -> Self {
-        Self { asked, types: PhantomData }
+    pub(crate) fn of(asked: Asked, reply_to: Option<ReplyTo>) -> Self {
+        Self { asked, reply_to, types: PhantomData }
     }
 
     /// What was asked.
@@ -65,7 +67,7 @@ impl<Rep, C> Deferred<Rep, C> {
     /// Whether somebody waits for the answer: not if it was a cast.
     #[must_use]
     pub fn wants_answer(&self) -> bool {
-        self.asked.reply_to.is_some()
+        self.reply_to.is_some()
     }
 
     /// Answers. Awaiting it waits until the broker has the answer. To a cast nothing is sent.
@@ -113,7 +115,7 @@ impl<Rep, C> Deferred<Rep, C> {
         body: Result<Bytes, NotSent>,
         error: Option<Text>,
     ) -> Sending {
-        let Some(to) = &self.asked.reply_to else { return Sending::nothing() };
+        let Some(to) = &self.reply_to else { return Sending::nothing() };
         let core = client.core();
         let too_late = self.asked.deadline.is_some_and(|deadline| deadline <= core.clock.now());
         let publish = match body {
@@ -133,13 +135,13 @@ impl<Rep, C> Deferred<Rep, C> {
 // Not derived: that would ask the same of the types, of which it holds no value.
 impl<Rep, C> Clone for Deferred<Rep, C> {
     fn clone(&self) -> Self {
-        Self { asked: self.asked.clone(), types: PhantomData }
+        Self::of(self.asked.clone(), self.reply_to.clone())
     }
 }
 
 impl<Rep, C> PartialEq for Deferred<Rep, C> {
     fn eq(&self, other: &Self) -> bool {
-        self.asked == other.asked
+        self.asked == other.asked && self.reply_to == other.reply_to
     }
 }
 
@@ -150,7 +152,7 @@ impl<Rep, C> Serialize for Deferred<Rep, C> {
         let text = |id: &Id| id.to_string();
         Saved {
             operation: self.asked.operation.to_string(),
-            reply_to: self.asked.reply_to.as_ref().map(ToString::to_string),
+            reply_to: self.reply_to.as_ref().map(ToString::to_string),
             correlation: self.asked.correlation.as_ref().map(text),
             deadline: self.asked.deadline.map(Timestamp::unix_ms),
             answer_id: self.asked.answer_id.as_ref().map(text),
@@ -165,15 +167,15 @@ impl<'de, Rep, C> Deserialize<'de> for Deferred<Rep, C> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let saved = Saved::deserialize(deserializer)?;
         let id = |text: String| Id::from(text.as_str());
-        Ok(Self::of(Asked {
+        let asked = Asked {
             operation: saved.operation.into(),
-            reply_to: saved.reply_to.map(ReplyTo::queue),
             correlation: saved.correlation.map(id),
             deadline: saved.deadline.map(Timestamp::from_unix_ms),
             answer_id: saved.answer_id.map(id),
             instance: saved.instance.map(Text::from),
             handed_on: saved.handed_on,
-        }))
+        };
+        Ok(Self::of(asked, saved.reply_to.map(ReplyTo::queue)))
     }
 }
 

@@ -255,7 +255,7 @@ impl<Rep, C> Caller<Rep, C> {
         if self.cx.is_of_instance() {
             asked.instance.get_or_insert_with(|| self.cx.instance().text().clone());
         }
-        (Deferred::of(asked), Outcome(Reply::elsewhere()))
+        (Deferred::of(asked, self.cx.reply_to().cloned()), Outcome(Reply::elsewhere()))
     }
 }
 

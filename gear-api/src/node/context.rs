@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    Client, HeaderValue, Headers, Id, Instance, Kind, Message, Text, Timestamp,
+    Client, HeaderValue, Headers, Id, Instance, Kind, Message, ReplyTo, Text, Timestamp,
     client::{Asked, Core},
     topology::header,
 };
@@ -177,36 +177,39 @@ impl Context {
         &self.request.message
     }
 
+    /// Where its answer goes, if one is wanted.
+    pub(super) fn reply_to(&self) -> Option<&ReplyTo> {
+        self.message().reply_to().filter(|_| self.wants_answer())
+    }
+
     /// What an answer needs to know of it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn asked(&self) -> Asked {
         let message = self.message();
-        let reply_to = message.reply_to().filter(|_| self.wants_answer()).cloned();
-        // A caller takes one answer. Whoever else gets two is to see that they are one.
-        let handled = reply_to.as_ref().is_some_and(|to| !to.is_instance());
-        let id = message.id().filter(|_| handled);
         Asked {
             operation: self.noted(header::ASKED).unwrap_or_else(|| message.operation().clone()),
             correlation: self.correlation(),
             deadline: message.deadline(),
-            answer_id: id.map(|id| {
-                // Whoever asks again, as a request of his own, is to see his answer.
-                let asker = self.correlation().map(|id| id.to_string()).unwrap_or_default();
-                id.derived(&[b"answer", self.queue().as_bytes(), asker.as_bytes()])
-            }),
+            answer_id: self.answer_id(),
             instance: self.noted(header::ASKED_OF),
             handed_on: message.hops() > 0,
-            reply_to,
         }
     }
 
+    /// A caller takes one answer. Whoever else gets two is to see that they are one; and whoever asks again, as
+    /// a request of his own, that it is another.
+    #[inline]
+    fn answer_id(&self) -> Option<Id> {
+        self.reply_to().filter(|to| !to.is_instance())?;
+        let asker = self.correlation().map(|id| id.to_string()).unwrap_or_default();
+        let parts: [&[u8]; 3] = [b"answer", self.queue().as_bytes(), asker.as_bytes()];
+        Some(self.message().id()?.derived(&parts))
+    }
+
     /// What was noted of it when it was handed on.
+    #[inline]
     fn noted(&self, header: &str) -> Option<Text> {
-        let headers = self.headers();
-        if headers.is_empty() {
-            return None;
-        }
-        match headers.get(header)? {
+        match self.headers().get(header)? {
             HeaderValue::Text(text) => Some(text.clone()),
             _ => None,
         }
