@@ -198,11 +198,12 @@ impl Definitions {
             })
             .collect();
         let word = "[A-Za-z0-9_-]+";
-        let mut policies = vec![self.policy(
-            "gear-dead",
-            &format!("{word}:dead"),
-            &json!({ "max-length": self.max_dead, "overflow": "drop-head" }),
-        )];
+        let mut dead = json!({ "max-length": self.max_dead, "overflow": "drop-head" });
+        if self.queue_type == QueueType::Quorum {
+            // Whoever looks at them gives them back; and one queue has one policy.
+            dead["delivery-limit"] = json!(DELIVERY_LIMIT);
+        }
+        let mut policies = vec![self.policy("gear-dead", &format!("{word}:dead"), &dead)];
         if self.queue_type == QueueType::Quorum {
             policies.push(self.policy(
                 "gear-no-delivery-limit",
@@ -267,6 +268,9 @@ mod tests {
         assert!(held.contains(&"acme/gear:retry.3600000".to_owned()), "{held:?}");
         assert_eq!(names("policies"), ["acme/gear-dead", "acme/gear-no-delivery-limit"]);
         assert_eq!(file["policies"][0]["pattern"], "^acme/[A-Za-z0-9_-]+:dead$");
+        for policy in file["policies"].as_array().unwrap() {
+            assert_eq!(policy["definition"]["delivery-limit"], DELIVERY_LIMIT, "{policy}");
+        }
         let permissions = file["permissions"].as_array().unwrap();
         assert_eq!(permissions.len(), 1);
         assert_eq!(permissions[0]["configure"], "^((acme/CTRL|acme/WEB)(\\..*|:.*)?|amq\\.gen.*)$");

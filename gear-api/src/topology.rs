@@ -224,7 +224,7 @@ pub fn dead_letter(message: &Message, queue: &str, key: &str, reason: &str) -> M
         why.push_str(&format!(" (tried {} times)", u64::from(message.attempt()) + 1));
     }
     note_key(dead.headers_mut(), queue, key);
-    for (name, value) in [(header::DEAD_REASON, &*why), (header::DEAD_QUEUE, queue)] {
+    for (name, value) in [(header::DEAD_QUEUE, queue), (header::DEAD_REASON, &*why)] {
         // Headers that are full already lose the note, not the message.
         let _ = dead.headers_mut().insert_reserved(Text::from_static(name), value.into());
     }

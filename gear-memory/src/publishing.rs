@@ -125,6 +125,7 @@ impl Shared {
                 let exchange = exchanges.dead;
                 target(exchange, key, true)
             }
+            Route::Queue(queue) => target(exchanges.default, queue.into(), true),
             Route::Delayed { delay, jitter, queue } => {
                 let declared =
                     self.with(|state, now| declare_delay(state, delay, self.queue_type, now));

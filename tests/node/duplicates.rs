@@ -438,6 +438,15 @@ async fn a_layer_around_it_may_try_again() -> Test {
     assert_eq!(client(&broker).await.call(CTRL, ECHO, &"x".into()).await?, "x");
     // Each try has its own transaction.
     assert_eq!(log.take(), ["1 0", "1 1"]);
+    // A copy has the answer of the one that succeeded.
+    let client = client(&broker).await;
+    broker.inject(BrokerFault::Duplicate);
+    log.take();
+    assert_eq!(client.call(CTRL, ECHO, &"y".into()).await?, "y");
+    broker.idle().await;
+    assert_eq!((log.take().len(), client.stats().late_replies), (2, 1));
+    let handled = store.handled.lock().expect("no test panics in here");
+    assert_eq!(handled.len(), 2);
     Ok(())
 }
 

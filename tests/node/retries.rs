@@ -341,3 +341,39 @@ async fn a_delay_begins_when_the_broker_has_the_message() -> Test {
     assert!(waited >= SECOND * 4 / 5, "{waited:?}");
     Ok(())
 }
+
+/// A letter whose connection is gone comes again: what is decided about it before does not count.
+#[tokio::test(start_paused = true)]
+async fn a_letter_of_a_connection_that_is_gone_is_shown_again() -> Test {
+    let (broker, tries) = (broker(), Arc::new(Tries::default()));
+    let node = node(&broker, &CTRL, "host1").state(Arc::clone(&tries)).retries(0);
+    let node = node.on(SEND, Tries::fail).start().await?;
+    node.client().cast(CTRL, SEND, &"x".into()).await?;
+    broker.idle().await;
+    let link = broker.connect();
+    let operator = gear::Client::builder(link.clone(), "CLI.op".parse()?).start().await?;
+    let mut dead = operator.dead_letters(&CTRL).await?;
+    for decides in [true, false] {
+        let letter = dead.next().await.ok_or("it is there")?;
+        link.cut();
+        if decides {
+            let gone = letter.put_back().await.unwrap_err();
+            assert_eq!(gone.retry(), gear::Retry::Safe, "{gone:?}");
+        } else {
+            assert!(!letter.discard());
+        }
+    }
+    assert_eq!(tries.len(), 1);
+    dead.next().await.ok_or("it is there")?.put_back().await?;
+    let letter = dead.next().await.ok_or("it has failed again")?;
+    assert_eq!(tries.len(), 2);
+    // The broker takes nothing: that is told in time, and the letter stays.
+    broker.raise_alarm("memory");
+    let start = Instant::now();
+    let late = letter.put_back().await.unwrap_err();
+    assert_eq!((late.retry(), start.elapsed()), (gear::Retry::Safe, SECOND * 30));
+    broker.clear_alarm();
+    drop(dead);
+    assert_eq!(broker.messages("CTRL:dead").len(), 1);
+    Ok(())
+}

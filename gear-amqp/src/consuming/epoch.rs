@@ -14,7 +14,7 @@ use crate::publishing::gate::Gate;
 pub(super) struct Epoch {
     pub(super) connection: Arc<Connection>,
     /// By [`Slot`].
-    channels: [tokio::sync::Mutex<Option<Arc<Acks>>>; 3],
+    channels: [tokio::sync::Mutex<Option<Arc<Acks>>>; 4],
     /// Those that others took the place of, and that their other consumers still use.
     retired: Mutex<Vec<Weak<Acks>>>,
     added: mpsc::UnboundedSender<Arc<Subscribed>>,

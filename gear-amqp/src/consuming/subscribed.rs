@@ -23,10 +23,12 @@ pub(crate) enum Slot {
     Shared = 0,
     /// What is this instance's own, and events.
     Own = 1,
-    /// Taps, and what was set aside. RabbitMQ closes a channel on which something is unsettled for half an hour
+    /// Taps. RabbitMQ closes a channel on which something is unsettled for half an hour
     /// (<https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout>), and nobody has to look at a
     /// tap.
     Watch = 2,
+    /// What was set aside. Whoever looks at it may take more than half an hour.
+    Dead = 3,
 }
 
 /// What is particular about a subscription.
@@ -121,7 +123,7 @@ impl Subscribed {
             }
             Subscription::Dead { service, prefetch } => {
                 // Whoever looks at them may take his time.
-                slot = Slot::Watch;
+                slot = Slot::Dead;
                 origin = Origin::Either;
                 (Particular::Nothing, topology::dead(&service), prefetch, Some(service))
             }

@@ -57,6 +57,11 @@ impl Target {
                     ..to(exchange::DEAD, key, true)
                 }
             }
+            Route::Queue(queue) => {
+                let key = settings.names.on_broker(queue).into();
+                let purpose = Purpose::Storage { expires: None };
+                Self { purpose, ..to(exchange::DEFAULT, key, true) }
+            }
             Route::Delayed { delay, jitter, queue } => {
                 // What expires goes through the default exchange, which knows queues by their
                 // full names.

@@ -233,8 +233,12 @@ impl Sending {
 
     /// There is nothing to be sent.
     pub(super) fn nothing() -> Self {
-        let publish = Publish::ready(Ok(()));
-        let state = State::Open { publish, group: false, give_up: Instant::now(), timer: None };
+        Self::untraced(Publish::ready(Ok(())), Instant::now())
+    }
+
+    /// What has no span of its own.
+    pub(super) fn untraced(publish: Publish, give_up: Instant) -> Self {
+        let state = State::Open { publish, group: false, give_up, timer: None };
         Self { state, trace: Trace::none() }
     }
 

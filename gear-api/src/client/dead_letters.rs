@@ -8,12 +8,12 @@ use std::{
 };
 
 use futures_core::Stream;
+use tokio::time::Instant;
 
-use super::{CastError, Core};
+use super::{CastError, Core, NotSent, Sending};
 use crate::{
-    Address, Consumer, HeaderValue, Instance, Message, Publish, Route, Service, Settlement,
-    SubscribeError, Subscription,
-    topology::{RETRY_STEPS, header},
+    Consumer, HeaderValue, Kind, Message, Route, Service, Settlement, SubscribeError, Subscription,
+    Text, clock::after, topology::header,
 };
 
 /// So many letters that nobody has decided about are shown at a time.
@@ -23,8 +23,10 @@ const PREFETCH: u16 = 1_000;
 /// [`Client::dead_letters`](super::Client::dead_letters).
 ///
 /// A letter that is neither put back nor discarded stays where it is, and is not shown a second time by
-/// this stream. Up to 1,000 such letters are shown; the next one comes when one of them is decided about. Dropping
-/// the stream gives them back. Two streams of one service show each letter to one of them.
+/// this stream, unless the connection is lost: then all that are left come again. Up to 1,000 such letters are shown;
+/// the next one comes when one of them is decided about. Dropping the stream gives them back. Two streams of one
+/// service show each letter to one of them. RabbitMQ loses patience with who looks at one for half an hour, and
+/// shows it again.
 ///
 /// # Cancel safety
 ///
@@ -131,49 +133,50 @@ impl DeadLetter {
     }
 
     /// Puts it back into the queue that it came from, where it is handled as if it were new, by whoever the
-    /// queue is for. Awaiting it waits until the broker has it there; only then it leaves the dead
-    /// letters. Events of a group are held for up to a second on their way.
+    /// queue is for. Awaiting it waits until the broker has it there, for the client's `send_timeout` at
+    /// most; only then it leaves the dead letters. A program that ends after that closes its client first, so
+    /// that the broker learns of it.
     ///
     /// # Errors
     ///
-    /// As a cast: [`CastError::NotRouted`] if there is no such queue any more. The letter then stays.
+    /// As a cast: [`CastError::NotRouted`] if there is no such queue any more. [`NotSent::Unavailable`] if
+    /// the connection that it came by is gone: then it is shown again. [`NotSent::Invalid`] if it is an event
+    /// that does not say which queue it came from. With each of these it stays; with [`CastError::Unknown`] it
+    /// may be in both places.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it returns, it may be in both places.
     pub async fn put_back(mut self) -> Result<(), CastError> {
+        let gone = || Text::from_static("the connection that it came by is gone");
+        if !self.settlement.as_ref().is_some_and(Settlement::is_open) {
+            return Err(CastError::NotSent(NotSent::Unavailable(gone())));
+        }
+        if self.message.kind() == Kind::Event && self.header(header::DEAD_QUEUE).is_none() {
+            let why = Text::from_static("it does not say which queue it came from");
+            return Err(CastError::NotSent(NotSent::Invalid(why)));
+        }
         let mut message = self.message.to_builder();
         for name in [header::DEAD_REASON, header::DEAD_QUEUE] {
             message.headers_mut().remove(name);
         }
-        let message = message.build();
-        self.send(message).await.map_err(|error| CastError::of_publish(error, false))?;
-        if let Some(settlement) = self.settlement.take() {
-            settlement.ack();
+        let publish = self.core.transport.send(Route::Queue(self.queue()), message.build());
+        let give_up = after(Instant::now(), self.core.settings.send_timeout);
+        Sending::untraced(publish, give_up).await?;
+        match self.settlement.take() {
+            Some(settlement) if settlement.is_open() => settlement.ack(),
+            _ => return Err(CastError::Unknown(gone())),
         }
         Ok(())
     }
 
-    fn send(&self, message: Message) -> Publish {
-        let queue = self.queue();
-        let address = match (queue.parse::<Service>(), queue.parse::<Instance>()) {
-            (Ok(service), _) => Address::from(service),
-            (_, Ok(instance)) => Address::from(instance),
-            // The queue of a group has no address, but it does not go by itself, either.
-            _ => {
-                let delay = RETRY_STEPS[0];
-                let route = Route::Delayed { delay, jitter: delay, queue };
-                return self.core.transport.send(route, message);
-            }
-        };
-        self.core.transport.send(Route::Address(&address), message)
-    }
-
-    /// Throws it away.
-    pub fn discard(mut self) {
-        if let Some(settlement) = self.settlement.take() {
-            settlement.ack();
-        }
+    /// Throws it away. Returns whether that counts: not if the connection that it came by is gone, since it is
+    /// then shown again. A program that ends after that closes its client first.
+    pub fn discard(mut self) -> bool {
+        let Some(settlement) = self.settlement.take() else { return false };
+        let counts = settlement.is_open();
+        settlement.ack();
+        counts
     }
 }
 
@@ -182,7 +185,10 @@ impl Drop for DeadLetter {
         let Some(settlement) = self.settlement.take() else { return };
         match self.undecided.upgrade() {
             Some(undecided) => {
-                undecided.0.lock().unwrap_or_else(PoisonError::into_inner).push(settlement);
+                let mut all = undecided.0.lock().unwrap_or_else(PoisonError::into_inner);
+                // Those of a connection that is gone have come back by themselves.
+                all.retain(Settlement::is_open);
+                all.push(settlement);
             }
             None => settlement.requeue(),
         }

@@ -188,15 +188,16 @@ impl<I: Inbox> Shared<I> {
             None => beginning.await,
         };
         cx.set_waits(false);
-        if let Some(told) = self.failure(&key, &cx) {
-            return Err(Fault::of(told).into());
-        }
         let known = known.map_err(|error| unavailable(error, "read"))?;
         let transaction = match known.answer(&key, &cx) {
             Ok(answer) => return answer,
             Err(_) if cx.is_expired() => return Err(Expired.into()),
             Err(transaction) => transaction,
         };
+        if let Some(told) = self.failure(&key, &cx) {
+            self.inbox.rollback(&key, transaction).await;
+            return Err(Fault::of(told).into());
+        }
         let handling = handler.call(request.with_extension(transaction.clone()));
         let handling = async { handling.await.map_err(|error| self.fault(error, &cx)) };
         let reply = match (CatchPanic { handling }.await, cx.is_handed_on()) {

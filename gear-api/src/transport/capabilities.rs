@@ -28,8 +28,8 @@ pub struct Capabilities {
     pub expiry: bool,
     /// Messages can be held back: [`Route::Delayed`](super::Route::Delayed).
     pub delays: bool,
-    /// Messages can be set aside, and looked at: [`Route::Dead`](super::Route::Dead),
-    /// [`Subscription::Dead`](super::Subscription::Dead).
+    /// Messages can be set aside, looked at and put back: [`Route::Dead`](super::Route::Dead),
+    /// [`Subscription::Dead`](super::Subscription::Dead), [`Route::Queue`](super::Route::Queue).
     pub dead_letters: bool,
     /// Events, groups and patterns.
     pub events: bool,

@@ -13,6 +13,7 @@ use crate::{Address, ReplyTo, Service, Topic};
 /// | [`Event`](Self::Event) | `gear.events`, the topic as key | no |
 /// | [`Delayed`](Self::Delayed) | `gear.retry.MS`, the queue as key | yes |
 /// | [`Dead`](Self::Dead) | `gear.dead`, the service as key | yes |
+/// | [`Queue`](Self::Queue) | the default exchange, the queue as key | yes |
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Route<'a> {
@@ -34,4 +35,6 @@ pub enum Route<'a> {
     },
     /// To the messages of a service that were set aside.
     Dead(&'a Service),
+    /// To a queue by its name, whatever is bound to it: back to where a message was set aside from.
+    Queue(&'a str),
 }

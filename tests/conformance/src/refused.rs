@@ -19,6 +19,7 @@ pub(crate) async fn delays(world: World) -> Test {
 pub(crate) async fn dead_letters(world: World) -> Test {
     let on = world.connect().await?;
     is_refused(on.send(Route::Dead(&CTRL), message("m")).await)?;
+    is_refused(on.send(Route::Queue("CTRL"), message("m")).await)?;
     cannot_subscribe(&*on, Subscription::Dead { service: CTRL, prefetch: 1 }).await
 }
 

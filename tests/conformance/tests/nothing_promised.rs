@@ -111,7 +111,7 @@ impl Transport for Bare {
         let missing = match route {
             Route::Event(_) => "events",
             Route::Delayed { .. } => "delays",
-            Route::Dead(_) => "dead letters",
+            Route::Dead(_) | Route::Queue(_) => "dead letters",
             // What waits for a connection still ends at its deadline.
             _ if !self.0.status().borrow().is_ready() => return self.0.send(route, message),
             // No confirms, and nothing is mandatory: whoever sends learns nothing of the broker.
