@@ -154,10 +154,10 @@ async fn what_failed_is_not_remembered(world: World) -> Test {
 }
 
 async fn instances_may_share_what_they_remember(world: World) -> Test {
-    let (log, window) = (Log::default(), Arc::new(Window::default()));
+    let (log, layer) = (Log::default(), Deduplicate::new(Window::default()));
     let mut nodes = Vec::new();
     for host in ["host1", "host2"] {
-        let node = world.node(&CTRL, host).await?.layer(Deduplicate::new(Arc::clone(&window)));
+        let node = world.node(&CTRL, host).await?.layer(layer.clone());
         nodes.push(node.state(log.clone()).on(NOTE, note).start().await?);
     }
     let web = world.connect().await?;
