@@ -27,8 +27,8 @@
 //! # What it does
 //!
 //! - **Three channels**: one publishes, one consumes the queue that the instances of a service
-//!   share, one consumes what is this instance's own; taps have a fourth. Over two connections,
-//!   because RabbitMQ under an alarm does not read those that publish, acks included.
+//!   share, one consumes what is this instance's own; taps have a fourth, and who reads dead
+//!   letters a fifth. Over two connections, because RabbitMQ under an alarm does not read those that publish, acks included.
 //! - **Publishing**: persistent where the message asks for it, confirmed always, mandatory where
 //!   somebody must be there. 1,000 are on their way at a time; each ends in exactly one outcome.
 //!   What is unconfirmed when a connection is lost is sent again under the same id.

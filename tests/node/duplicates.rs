@@ -16,7 +16,9 @@ use gear::{
     memory::{BrokerFault, MemoryBroker},
 };
 
-use crate::{CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, broker, client, node, note};
+use crate::{CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, broker, client, node, note, to_repo};
+
+const ASK: Operation<String, String> = Operation::new("ask");
 
 /// Sends a cast with this id.
 async fn cast(broker: &MemoryBroker, id: &str, text: &str) -> Test {
@@ -319,43 +321,25 @@ async fn a_layer_that_is_given_twice_is_one() -> Test {
 /// A store keeps what it is given: an answer that another service gives is none of this one.
 #[tokio::test(start_paused = true)]
 async fn what_was_handed_on_is_not_answered_when_it_comes_again() -> Test {
-    async fn on(
-        _: Arc<()>,
-        _: Context,
-        text: String,
-        caller: Caller<String>,
-    ) -> Result<Outcome, Fault> {
-        Ok(caller.forward(REPO, ECHO, &text).await?)
-    }
     async fn echo(_: Arc<()>, _: Context, text: String) -> Result<String, Fault> {
         tokio::time::sleep(SECOND).await;
         Ok(text)
     }
     let broker = broker();
     let ctrl = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
-    let ctrl = ctrl.on_with_caller(NOTE_TEXT, on).start().await?;
+    let ctrl = ctrl.on_with_caller(ASK, to_repo).start().await?;
     let _repo = node(&broker, &REPO, "host1").on(ECHO, echo).start().await?;
     let client = client(&broker).await;
     broker.inject(BrokerFault::Duplicate);
-    assert_eq!(client.call(CTRL, NOTE_TEXT, &"x".into()).await?, "x");
+    assert_eq!(client.call(CTRL, ASK, &"x".into()).await?, "x");
     broker.idle().await;
     assert_eq!((ctrl.stats().operations[0].1, client.stats().late_replies), (2, 0));
     Ok(())
 }
 
-const NOTE_TEXT: Operation<String, String> = Operation::new("note");
-
 /// Whoever asks again by himself is no copy: he is told at once that he will not be answered, or is handled.
 #[tokio::test(start_paused = true)]
 async fn who_asks_again_with_the_same_id_does_not_wait_for_nothing() -> Test {
-    async fn on(
-        _: Arc<()>,
-        _: Context,
-        text: String,
-        caller: Caller<String>,
-    ) -> Result<Outcome, Fault> {
-        Ok(caller.forward(REPO, ECHO, &text).await?)
-    }
     async fn fail_first(
         tries: Arc<AtomicUsize>,
         _: Context,
@@ -368,7 +352,7 @@ async fn who_asks_again_with_the_same_id_does_not_wait_for_nothing() -> Test {
     }
     let broker = broker();
     let ctrl = node(&broker, &CTRL, "host1").layer(Deduplicate::new(Window::default()));
-    let ctrl = ctrl.on_with_caller(NOTE_TEXT, on).state(AtomicUsize::new(0)).on(ECHO, fail_first);
+    let ctrl = ctrl.on_with_caller(ASK, to_repo).state(AtomicUsize::new(0)).on(ECHO, fail_first);
     let _ctrl = ctrl.start().await?;
     let _repo = node(&broker, &REPO, "host1").start().await?;
     let client = client(&broker).await;
@@ -376,7 +360,7 @@ async fn who_asks_again_with_the_same_id_does_not_wait_for_nothing() -> Test {
     broker.inject(BrokerFault::LoseMessage);
     let mut errors = Vec::new();
     for _ in 0..2 {
-        let call = client.call(CTRL, NOTE_TEXT, &"x".into()).id("one").timeout(SECOND * 60);
+        let call = client.call(CTRL, ASK, &"x".into()).id("one").timeout(SECOND * 60);
         errors.push(call.await.unwrap_err());
     }
     assert!(errors.iter().all(|error| error.retry() != gear::Retry::Safe), "{errors:?}");

@@ -14,18 +14,9 @@ use gear::{
 use tokio::time::Instant;
 use tower::layer::layer_fn;
 
-use crate::{CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, broker, client, node, note};
+use crate::{CTRL, ECHO, Log, NOTE, REPO, SECOND, Test, broker, client, node, note, to_repo};
 
 const ASK: Operation<String, String> = Operation::new("ask");
-
-async fn to_repo(
-    _: Arc<()>,
-    _: Context,
-    text: String,
-    caller: Caller<String>,
-) -> Result<Outcome, Fault> {
-    Ok(caller.forward(REPO, ECHO, &text).await?)
-}
 
 async fn echo(log: Arc<Log>, _: Context, text: String) -> Result<String, Fault> {
     log.add(text.clone());

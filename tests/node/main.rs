@@ -21,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use gear::{Client, Context, Fault, Node, NodeBuilder, Operation, Service, memory::MemoryBroker};
+use gear::{
+    Caller, Client, Context, Fault, Node, NodeBuilder, Operation, Outcome, Service,
+    memory::MemoryBroker,
+};
 
 pub(crate) const CTRL: Service = Service::new("CTRL");
 pub(crate) const REPO: Service = Service::new("REPO");
@@ -83,4 +86,14 @@ pub(crate) async fn slow_echo(_: Arc<()>, _: Context, text: String) -> Result<St
 pub(crate) async fn note(log: Arc<Log>, cx: Context, text: String) -> Result<(), Fault> {
     log.add(format!("{} {} {text}", cx.instance(), cx.key()));
     Ok(())
+}
+
+/// Lets REPO answer whoever asked.
+pub(crate) async fn to_repo(
+    _: Arc<()>,
+    _: Context,
+    text: String,
+    caller: Caller<String>,
+) -> Result<Outcome, Fault> {
+    Ok(caller.forward(REPO, ECHO, &text).await?)
 }

@@ -124,7 +124,8 @@ pub enum HeaderError {
 /// The headers of a message, in the order in which they were set.
 ///
 /// At most 64, 16 KiB together, nested at most 4 deep; they must fit one frame of
-/// the wire beside the other properties.
+/// the wire beside the other properties. The broker's headers and Gear's own have room beside them: 16
+/// more, with 4 KiB.
 ///
 /// ```
 /// use gear_api::{HeaderError, Headers};

@@ -56,7 +56,7 @@ pub(super) struct Delivery(Weak<Inner>);
 
 impl Delivery {
     pub(super) fn is_of(&self, cx: &Context) -> bool {
-        self.0.ptr_eq(&Arc::downgrade(&cx.request))
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&cx.request))
     }
 }
 
@@ -101,9 +101,10 @@ impl Context {
         None
     }
 
-    /// A client that works for this request: its calls end with the request's deadline at the latest, its casts
-    /// and events wait for the broker no longer than that (and do not expire by it), and all carry its trace on. What is to go out whether or not somebody still
-    /// waits for the answer needs another [`Client`], which the handler's state may have.
+    /// A client that works for this request: its calls end with the request's deadline at the latest, its
+    /// casts and events wait for the broker no longer than that (and do not expire by it), and all carry
+    /// its trace on. What is to go out whether or not somebody still waits for the answer needs another
+    /// [`Client`], which the handler's state may have.
     #[must_use]
     pub fn client(&self) -> Client {
         Client::for_request(

@@ -7,7 +7,8 @@ use crate::{Id, Text};
 
 /// What tells one message from all others: its copies, if there are several, have the same.
 ///
-/// Ids of Gear's own are of no other message, ever. Foreign programs that send to one queue must not use the
+/// Ids of Gear's own are of no other message, unless two nodes were given one
+/// [seed](crate::NodeBuilder::seed). Foreign programs that send to one queue must not use the
 /// same ones: what only numbers its messages is told from others by something that it puts before the number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -35,8 +35,7 @@ use super::{
 pub struct Window(Mutex<Recent<InboxKey, Reply>>);
 
 impl Window {
-    /// A window of so many messages, two hours, and 64 MiB of answers. Each message takes some 200 bytes
-    /// beside its answer.
+    /// A window of so many messages, two hours, and 64 MiB of answers.
     pub fn new(messages: usize) -> Self {
         Self(Mutex::new(Recent::new(Limits {
             count: messages,
